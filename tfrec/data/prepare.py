@@ -1,0 +1,217 @@
+"""Tables in, integer events, vocabularies and a report out: one folder that training reads."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ibis.expr.types as ir
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from tfrec.config import Config
+from tfrec.data import files, side, splits
+from tfrec.data.checks import Problems, Store
+from tfrec.data.encode import EVENT_COLUMNS, Encoded, encode
+from tfrec.data.files import ORDER, TIME
+from tfrec.data.sources import Tables, open_source
+from tfrec.errors import DataError
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What ``prepare`` wrote, read back.
+
+    Args:
+        folder: where it is.
+        user_ids: str objects [U]; user index u is row u - 1.
+        item_ids: str objects [N]; item index i is row i - 1.
+        items: item_id, count (train events) and the raw columns, as strings or float64.
+        users: user_id, count and the raw columns.
+        events: arrays by column, sorted by user, time and file order: user and item int32, split int8
+            (0 train, 1 valid, 2 test), timestamp int64 seconds and value float64 if there are any, context columns.
+        report: counts, problems, notes, settings, hashes and seconds.
+    """
+
+    folder: Path
+    user_ids: np.ndarray
+    item_ids: np.ndarray
+    items: pa.Table
+    users: pa.Table
+    events: dict[str, np.ndarray]
+    report: dict[str, Any]
+
+    def ragged(self, parts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
+        """Items per user, oldest first: list u holds those of user index u; list 0, unknown users, is empty.
+
+        Args:
+            parts: the splits to take, such as ``(0, 1)`` for train and valid.
+
+        Returns:
+            values int32 [total] and offsets int64 [U + 2].
+        """
+        users = self.events["user"]
+        kept = np.isin(self.events["split"], parts) & (users > 0)
+        counts = np.bincount(users[kept], minlength=len(self.user_ids) + 1)
+        return self.events["item"][kept], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def prepare(config: Config, folder: Path) -> Prepared:
+    """Cleans, splits and encodes the tables of the settings.
+
+    Items keep the order of the items table (all of them, also those without an event); users, and items without such
+    a table, the order of their first event in the files. With the temporal split only events before the first cut
+    give users (others have index 0) and, without an items table, items (events with others are dropped).
+
+    Args:
+        config: the settings.
+        folder: what to write; replaced when it holds prepared tables.
+
+    Raises:
+        ConfigError: the source is unknown, or a context feature has a reserved name.
+        DataError: a table, column or split breaks a rule.
+    """
+    started = time.perf_counter()
+    if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
+        raise DataError("prepared tables must go to a new folder or replace prepared tables", str(folder))
+    tables = open_source(config.data)
+    what = config.data.interactions or config.data.source
+    with _beside(folder) as temporary, _workspace(tables, temporary) as store, files.reading(what):
+        new = temporary / "new"
+        report = _write(config, tables, store, new)
+        report["seconds"] = round(time.perf_counter() - started, 3)
+        text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
+        (new / "report.json").write_text(text, encoding="utf-8")
+        if folder.exists():
+            os.rename(folder, temporary / "old")
+        os.rename(new, folder)
+    return load(folder)
+
+
+def load(folder: Path) -> Prepared:
+    """Reads what ``prepare`` wrote.
+
+    Raises:
+        DataError: the folder holds no prepared tables.
+    """
+    try:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        items, users = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "users"))
+        events = {name: _column(folder / "events.parquet", name) for name in report["columns"]}
+    except OSError as error:
+        raise DataError("a folder must hold prepared tables", str(folder), "Run tfrec prepare") from error
+    user_ids, item_ids = _strings(users["user_id"]), _strings(items["item_id"])
+    return Prepared(folder, user_ids, item_ids, items, users, events, report)
+
+
+def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[str, Any]:
+    problems: Problems = {}
+    folder.mkdir()
+    item_side, user_side = side.sides(config)
+    catalogue = side.open_side(tables.items, item_side, problems)
+    people = side.open_side(tables.users, user_side, problems)
+    catalogue = None if catalogue is None else store("catalogue", catalogue)
+    encoded = encode(config, tables.interactions, catalogue, store, problems)
+    counts = _counts(encoded)
+    columns = _write_events(encoded.events, folder / "events.parquet")
+    for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
+        rows = side.indexed(vocabulary, encoded.events, table, one, problems)
+        rows.to_parquet(folder / f"{one.what}.parquet", compression="zstd")
+    return {
+        **counts,
+        **_sizes(folder),
+        "columns": columns,
+        "problems": problems,
+        "notes": list(tables.notes),
+        "settings": _settings(config),
+        "hashes": _hashes(folder, columns),
+    }
+
+
+def _counts(encoded: Encoded) -> dict[str, Any]:
+    """Interactions received and events kept by split, none of which may be empty."""
+    sizes = encoded.events.group_by("split").aggregate(n=encoded.events.count()).to_pyarrow().to_pylist()
+    by_split = {row["split"]: row["n"] for row in sizes}
+    counts = {name: by_split.get(number, 0) for number, name in enumerate(splits.NAMES)}
+    if not all(counts.values()):
+        advice = "Choose another data.split, or bring more interactions per user"
+        raise DataError("train, valid and test must each have events", counts, advice)
+    return {"interactions": encoded.rows, "events": sum(counts.values()), "splits": counts}
+
+
+def _write_events(events: ir.Table, path: Path) -> list[str]:
+    if TIME in events.columns:
+        events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
+    named = [name for name in EVENT_COLUMNS if name in events.columns]
+    columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
+    events.order_by("user", *splits.ordering(events)).select(columns).to_parquet(path, compression="zstd")
+    return columns
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    items = pq.read_table(folder / "items.parquet", columns=["count"])["count"].to_numpy()
+    users = pq.read_metadata(folder / "users.parquet").num_rows
+    return {"users": users, "items": len(items), "cold_items": int((items == 0).sum())}
+
+
+def _settings(config: Config) -> dict[str, Any]:
+    """What the prepared tables depend on, so that a later stage can tell whether they are still right."""
+    tree = config.model_dump(mode="json", include={"data", "features"})
+    return tree | {"seed": config.run.seed, **config.evaluate.model_dump(include={"repeats", "holdout"})}
+
+
+def _hashes(folder: Path, columns: list[str]) -> dict[str, str]:
+    """sha256 of the contents, which unlike the files do not depend on the writer's version."""
+    hashes = {"events": hashlib.sha256()}
+    for name in columns:
+        for batch in pq.ParquetFile(folder / "events.parquet").iter_batches(columns=[name]):
+            hashes["events"].update(_bytes(batch.column(0)))
+    for name, key in (("users", "user_id"), ("items", "item_id")):
+        hashes[name] = hashlib.sha256(_bytes(pq.read_table(folder / f"{name}.parquet", columns=[key])[key]))
+    return {name: value.hexdigest() for name, value in hashes.items()}
+
+
+def _bytes(column: pa.Array | pa.ChunkedArray) -> bytes:
+    if pa.types.is_string(column.type):
+        return "".join(f"{text}\0" for text in column.to_pylist()).encode()
+    return column.to_numpy(zero_copy_only=False).tobytes()
+
+
+def _column(path: Path, name: str) -> np.ndarray:
+    column = pq.read_table(path, columns=[name])[name]
+    return _strings(column) if pa.types.is_string(column.type) else column.to_numpy()
+
+
+def _strings(column: pa.ChunkedArray) -> np.ndarray:
+    """Equal strings share one Python object."""
+    codes = column.dictionary_encode().unify_dictionaries().combine_chunks()
+    words = np.append(codes.dictionary.to_numpy(zero_copy_only=False), None)
+    return words[codes.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
+
+
+@contextmanager
+def _beside(folder: Path) -> Iterator[Path]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
+        yield Path(temporary)
+
+
+@contextmanager
+def _workspace(tables: Tables, folder: Path) -> Iterator[Store]:
+    """A database on disk for the steps, so that memory stays bounded."""
+    connection = tables.connection
+    connection.raw_sql(f"SET temp_directory = '{str(folder).replace(chr(39), chr(39) * 2)}'")
+    connection.attach(folder / "steps.duckdb", name="steps")
+    try:
+        yield lambda name, table: connection.create_table(name, table, database=("steps", "main"))
+    finally:
+        connection.disconnect()

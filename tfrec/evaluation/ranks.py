@@ -1,0 +1,175 @@
+"""The rank of each held-out item in the whole catalogue, by counting."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from tfrec.errors import DataError, TfrecError
+from tfrec.evaluation import ragged
+from tfrec.evaluation.ragged import Ragged
+
+Scorer = Callable[[np.ndarray], np.ndarray]
+"""Rows of a Holdout, int64 [b], to finite scores, float32 [b, N+1]; column 0 is never read."""
+
+_BLOCK_FLOATS = 16 * 2**20  # 64 MB of float32 scores at a time
+
+
+@dataclass(frozen=True)
+class Holdout:
+    """What is asked: Q queries, each with a known history and held-out items.
+
+    Args:
+        users: int32 [Q], 0 = unknown.
+        history: ragged, Q lists of the items known before the targets, oldest first.
+        targets: ragged, Q lists of distinct items 1..N, at least one each.
+        mask: ragged, Q lists of items that may not rank; a target is never masked.
+
+    Raises:
+        DataError: the lists do not fit together, or a query has no target or one target twice.
+    """
+
+    users: np.ndarray
+    history: Ragged
+    targets: Ragged
+    mask: Ragged
+
+    def __post_init__(self) -> None:
+        for name in ("history", "targets", "mask"):
+            lists = getattr(self, name)
+            ragged.check(lists, name)
+            if len(lists[1]) != len(self.users) + 1:
+                raise DataError(f"{name} must have one list per user, {len(self.users)}", len(lists[1]) - 1)
+        empty = np.flatnonzero(ragged.lengths(self.targets) == 0)
+        if len(empty):
+            raise DataError("each query must have a target", f"none for query {empty[0]}", "Leave such users out.")
+        self._refuse_repeated_targets()
+
+    def _refuse_repeated_targets(self) -> None:
+        owner, items = ragged.owners(self.targets), self.targets[0]
+        order = np.lexsort((items, owner))
+        twice = (np.diff(owner[order]) == 0) & (np.diff(items[order]) == 0)
+        if twice.any():
+            query = owner[order][:-1][twice][0]
+            raise DataError("the targets of a query must be distinct", f"one item twice in query {query}")
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def take(self, rows: np.ndarray) -> Holdout:
+        """The queries of these rows."""
+        lists = (ragged.take(x, rows) for x in (self.history, self.targets, self.mask))
+        return Holdout(self.users[rows], *lists)
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """What a scorer answered.
+
+    Args:
+        values: float64 [T], 0-based rank of each target; ties count half.
+        offsets: int64 [Q+1], the targets of each query, as in the Holdout.
+        top: int32 [Q, K], the best items, best first; 0 where fewer than K items may rank.
+        n_items: N, the size of the catalogue.
+    """
+
+    values: np.ndarray
+    offsets: np.ndarray
+    top: np.ndarray
+    n_items: int
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: int = 50) -> Ranks:
+    """Ranks every target among all items that may rank, without sorting the catalogue.
+
+    rank = #(score > target's) + ½ #(score == target's, others), over items 1..N that are not masked. The other
+    targets of a basket compete, because they take positions.
+
+    Args:
+        scorer: gives the scores of a block of queries, [b, N+1].
+        holdout: the Q queries.
+        n_items: N.
+        batch: most queries at a time; fewer when b × N scores would pass 64 MB.
+        top: K, the length of the lists kept; 0 keeps none.
+
+    Returns:
+        Ranks with values float64 [T] and top int32 [Q, K].
+
+    Raises:
+        DataError: a target or masked item lies outside the catalogue.
+        TfrecError: scores of a wrong shape, or not finite.
+    """
+    _check_items(holdout, n_items)
+    block = max(1, min(batch, _BLOCK_FLOATS // (n_items + 1)))
+    values = np.empty(len(holdout.targets[0]), np.float64)
+    best = np.zeros((len(holdout), top), np.int32)
+    offsets = holdout.targets[1]
+    for low in range(0, len(holdout), block):
+        rows = np.arange(low, min(low + block, len(holdout)))
+        targets = ragged.take(holdout.targets, rows)
+        scores = _masked(_scores(scorer, rows, n_items), ragged.take(holdout.mask, rows), targets)
+        values[offsets[low] : offsets[rows[-1] + 1]] = _count(scores, targets)
+        if top:
+            best[rows] = _best(scores, top)
+    return Ranks(values, offsets, best, n_items)
+
+
+def _check_items(holdout: Holdout, n_items: int) -> None:
+    for name, lists, lowest in (("targets", holdout.targets, 1), ("mask", holdout.mask, 0)):
+        wrong = np.flatnonzero((lists[0] < lowest) | (lists[0] > n_items))
+        if len(wrong):
+            item, query = int(lists[0][wrong[0]]), int(ragged.owners(lists)[wrong[0]])
+            raise DataError(f"{name} must be items {lowest}..{n_items}", f"{item} in query {query}")
+
+
+def _scores(scorer: Scorer, rows: np.ndarray, n_items: int) -> np.ndarray:
+    scores = np.array(scorer(rows))  # a copy: masking must not write into the scorer's own arrays
+    if scores.shape != (len(rows), n_items + 1):
+        raise TfrecError(f"a scorer must return shape {(len(rows), n_items + 1)}", scores.shape)
+    scores[:, 0] = 0
+    finite = np.isfinite(scores)
+    if not finite.all():
+        row, item = np.argwhere(~finite)[0]
+        received = f"{scores[row, item]} for item {item} in query {rows[row]}"
+        raise TfrecError("scores must be finite", received, "The model has probably diverged.")
+    return scores
+
+
+def _masked(scores: np.ndarray, mask: Ragged, targets: Ragged) -> np.ndarray:
+    place = ragged.owners(targets), targets[0]
+    kept = scores[place]
+    scores[:, 0] = -np.inf
+    scores[ragged.owners(mask), mask[0]] = -np.inf
+    scores[place] = kept
+    return scores
+
+
+def _count(scores: np.ndarray, targets: Ragged) -> np.ndarray:
+    items, offsets = targets
+    sizes = ragged.lengths(targets)
+    out = np.empty(len(items), np.float64)
+    for nth in range(int(sizes.max())):  # the nth target of every query that has one
+        rows = np.flatnonzero(sizes > nth)
+        place = offsets[rows] + nth
+        theirs = scores if len(rows) == len(scores) else scores[rows]
+        score = theirs[np.arange(len(rows)), items[place]][:, None]
+        above = np.count_nonzero(theirs > score, axis=1)
+        not_below = np.count_nonzero(theirs >= score, axis=1)
+        out[place] = (above + not_below - 1) / 2
+    return out
+
+
+def _best(scores: np.ndarray, top: int) -> np.ndarray:
+    width = min(top, scores.shape[1])
+    found = np.argpartition(-scores, width - 1, axis=1)[:, :width]
+    score = np.take_along_axis(scores, found, axis=1)
+    order = np.lexsort((found, -score), axis=1)  # equal scores by item index, so that runs agree
+    found = np.where(np.isneginf(score), 0, found)
+    out = np.zeros((len(scores), top), np.int32)
+    out[:, :width] = np.take_along_axis(found, order, axis=1)
+    return out

@@ -1,0 +1,64 @@
+"""Retrieval losses: pure functions of vectors, indices and weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import tensorflow as tf
+
+from tfrec.models import tfrs
+
+LOWEST = -1e9
+
+
+def softmax_loss(
+    users: tf.Tensor, items: tf.Tensor, targets: tf.Tensor, temperature: tf.Tensor
+) -> tf.Tensor:
+    """Cross-entropy over the whole catalogue.
+
+        L_m = −τ u_m·v_{t_m} + log Σ_{n≥1} exp τ u_m·v_n
+
+    Args:
+        users: float32 [M, d].
+        items: float32 [N+1, d]; row 0 is no item and never a negative.
+        targets: int32 [M] rows of ``items``, at least 1.
+        temperature: scalar τ.
+
+    Returns:
+        float32 [M].
+    """
+    logits = temperature * tf.matmul(users, items[1:], transpose_b=True)  # [M, N]
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(targets - 1, logits)
+
+
+def in_batch_loss(
+    users: tf.Tensor,
+    candidates: tf.Tensor,
+    labels: tf.Tensor,
+    ids: tf.Tensor,
+    probabilities: tf.Tensor,
+    temperature: tf.Tensor,
+) -> tf.Tensor:
+    """Cross-entropy over the candidates of the batch, corrected for how often each is drawn.
+
+        logit_mn = τ u_m·v_n − log q_n,  without n whose id equals that of m's own candidate
+
+    Args:
+        users: float32 [M, d].
+        candidates: float32 [C, d].
+        labels: int32 [M], the candidate of each user.
+        ids: int32 [C] item indices; 0 is padding and never a negative.
+        probabilities: float32 [C], the chance q that the item is in a batch position.
+        temperature: scalar τ.
+
+    Returns:
+        float32 [M].
+
+    Source: Yi et al. 2019, Sampling-bias-corrected neural modeling for large corpus item recommendations.
+    """
+    logits = temperature * tf.matmul(users, candidates, transpose_b=True)  # [M, C]
+    logits = tfrs.sampling_probability_correction(logits, tf.maximum(probabilities, 1e-12))
+    logits = tf.where(ids[None, :] == 0, LOWEST, logits)
+    one_hot = tf.one_hot(labels, tf.shape(candidates)[0])
+    logits = tfrs.remove_accidental_hits(one_hot, logits, ids)
+    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)

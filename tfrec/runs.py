@@ -1,0 +1,199 @@
+"""A run on disk: runs/NAME with settings, prepared tables, features, checkpoints and models."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfrec.config import Config, validate
+from tfrec.data import embedding_cache, encoders, fetch, preprocess
+from tfrec.data import prepare as tables
+from tfrec.data.tokens import Tokenizer
+from tfrec.errors import ConfigError, DataError
+from tfrec.models.text import TextEncoder, embed
+from tfrec.models.two_tower import TwoTower
+from tfrec.schema import Side
+from tfrec.training.retrieval import RetrievalData
+
+_TOKENIZE_AT_ONCE = 4096
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Writes beside, then renames, so that a reader finds the old or the new file."""
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=f".{path.name}", delete=False, encoding="utf-8") as f:
+        json.dump(value, f, indent=1, ensure_ascii=False)
+    os.replace(f.name, path)
+
+
+class Run:
+    """Paths and parts of one run; each part is read once.
+
+    Args:
+        config: the settings; ``folder`` follows from them.
+    """
+
+    def __init__(self, config: Config):
+        self.config = config
+        self.folder = config.run_folder
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Run:
+        """A run from its folder.
+
+        Raises:
+            ConfigError: the folder holds no run.
+        """
+        path = Path(folder) / "config.json"
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ConfigError("a run must hold config.json", str(folder), "Train it first") from error
+        tree["run"] |= {"folder": str(Path(folder).parent), "name": Path(folder).name}
+        return cls(validate(tree))
+
+    def save_config(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / "config.json", self.config.model_dump(mode="json"))
+
+    @property
+    def features_folder(self) -> Path:
+        return self.folder / "features"
+
+    def model_path(self, which: str) -> Path:
+        """Of "selected" (chosen on valid) or "final"."""
+        return self.folder / "models" / f"{which}.keras"
+
+    @functools.cached_property
+    def prepared(self) -> tables.Prepared:
+        return tables.load(self.folder / "prepared")
+
+    @functools.cached_property
+    def preset(self) -> str:
+        return encoders.resolve(self.config.features.text.encoder)
+
+    @functools.cached_property
+    def tokenizer(self) -> Tokenizer | None:
+        text = self.config.features.text
+        return Tokenizer(self.preset, text.tokens) if text.columns and self.config.model.text != "none" else None
+
+    @functools.cached_property
+    def preprocessor(self) -> preprocess.Preprocessor:
+        return self._preprocessor(preprocess.Statistics.load(self.features_folder / "statistics.json"))
+
+    def _preprocessor(self, statistics: preprocess.Statistics) -> preprocess.Preprocessor:
+        schema, prepared = self.config.features.schema_, self.prepared
+        return preprocess.Preprocessor(schema, prepared.user_ids, prepared.item_ids, statistics, self.tokenizer)
+
+    @functools.cached_property
+    def encoder(self) -> TextEncoder:
+        how = self.config.model.text
+        return TextEncoder.from_preset(
+            self.preset, "frozen" if how == "none" else how, self.config.model.lora_rank, dtype="float32"
+        )
+
+    def raw(self, side: Side) -> dict[str, np.ndarray]:
+        """Raw columns of the items or users table, as a request would carry them."""
+        schema = self.config.features.schema_
+        names = schema.item_columns() if side == "item" else tuple(f.name for f in schema.side(side))
+        table = self.prepared.items if side == "item" else self.prepared.users
+        numeric = [f.name for f in schema.side(side) if f.kind == "numeric"]
+        return preprocess.raw_columns(table, names, numeric)
+
+    def make_features(self) -> None:
+        """Fits statistics and fills the feature tensors of every item and user."""
+        schema = self.config.features.schema_
+        raw = {side: self.raw(side) for side in ("item", "user")}
+        counts = {"item": self.prepared.items["count"].to_numpy(), "user": self.prepared.users["count"].to_numpy()}
+        parts = [preprocess.fit(schema, side, raw[side], counts[side]) for side in ("item", "user")]
+        statistics = preprocess.Statistics(
+            {k: v for p in parts for k, v in p.vocabularies.items()}, {k: v for p in parts for k, v in p.moments.items()}
+        )
+        preprocessor = self._preprocessor(statistics)
+        folder = self.features_folder
+        folder.mkdir(parents=True, exist_ok=True)
+        for side in ("item", "user"):
+            columns = {name: _with_unknown(value.numpy()) for name, value in preprocessor.features(side, raw[side]).items()}
+            if side == "item" and self.tokenizer:
+                columns["tokens"] = _with_unknown(_tokens(preprocessor, raw["item"]))
+            _write_arrays(folder / f"{side}.npz", columns)
+        statistics.save(folder / "statistics.json")
+
+    def _read_features(self, side: Side) -> dict[str, np.ndarray]:
+        try:
+            with np.load(self.features_folder / f"{side}.npz", allow_pickle=False) as stored:
+                return {name: stored[name] for name in stored.files}
+        except OSError as error:
+            raise DataError("a run must hold features", str(self.features_folder), "Run tfrec prepare") from error
+
+    def text_vectors(self, tokens: np.ndarray) -> np.ndarray:
+        """Unit text vectors float32 [N+1, t] of token ids [N+1, S]; zeros for an item without text."""
+        folder = fetch.cache_folder() / "embeddings"
+        vectors = embedding_cache.cached(lambda ids: embed(self.encoder, ids), tokens[1:], self.encoder.identity(), folder)
+        # [CLS] [SEP] and nothing else is an empty text: no direction is better than an arbitrary one.
+        return _with_unknown(vectors * (np.count_nonzero(tokens[1:], axis=1) > 2)[:, None]).astype(np.float32)
+
+    def retrieval_data(self, **more: Any) -> RetrievalData:
+        """What training reads."""
+        items = self._read_features("item")
+        how = self.config.model.text
+        if how == "frozen":
+            items["text"] = self.text_vectors(items["tokens"])
+        if how in ("none", "frozen"):
+            items.pop("tokens", None)
+        return RetrievalData(
+            self.prepared.events,
+            len(self.prepared.user_ids),
+            len(self.prepared.item_ids),
+            self._read_features("user"),
+            items,
+            self.preprocessor.statistics.rows(),
+            self.encoder if how in ("lora", "full") else None,
+            **more,
+        )
+
+    def save_model(self, model: TwoTower, which: str) -> None:
+        path = self.model_path(which)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name(f".{path.name}")
+        model.save(beside.with_suffix(".partial.keras"))
+        os.replace(beside.with_suffix(".partial.keras"), path)
+
+    def model(self, which: str = "final") -> TwoTower:
+        """The trained model.
+
+        Raises:
+            DataError: the run is not trained.
+        """
+        path = self.model_path(which)
+        if not path.exists():
+            raise DataError("a run must be trained first", str(path), "Run tfrec train")
+        return keras.saving.load_model(path)
+
+
+def _with_unknown(rows: np.ndarray) -> np.ndarray:
+    """A row of zeros in front."""
+    return np.concatenate([np.zeros((1, *rows.shape[1:]), rows.dtype), rows])
+
+
+def _tokens(preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]) -> np.ndarray:
+    rows = len(next(iter(raw.values())))
+    parts = [
+        preprocessor.tokens(preprocessor.text({name: column[i : i + _TOKENIZE_AT_ONCE] for name, column in raw.items()}))
+        for i in range(0, rows, _TOKENIZE_AT_ONCE)
+    ]
+    return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
+
+
+def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    beside = path.with_name(f".{path.name}")
+    with beside.open("wb") as file:
+        np.savez(file, **arrays)
+    os.replace(beside, path)

@@ -1,0 +1,55 @@
+"""What a row, a request and a signature look like: features by side and kind."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Side = Literal["user", "item", "context"]
+Kind = Literal["categorical", "numeric"]
+
+
+class Feature(BaseModel):
+    """One column that a model reads.
+
+    Args:
+        name: column of the items (side item), users (side user) or interactions (side context) table.
+        side: whose property it is.
+        kind: categorical (a vocabulary) or numeric (standardised, missing = mean).
+        separator: splits one categorical string into several values ("" = one value).
+        max_values: how many of them are kept.
+        max_vocabulary: the most frequent values that get a row of their own; the rest share row 0.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    name: str = Field(min_length=1)
+    side: Side
+    kind: Kind
+    separator: str = ""
+    max_values: int = Field(default=1, ge=1, le=64)
+    max_vocabulary: int = Field(default=10_000, ge=1)
+
+    @model_validator(mode="after")
+    def _several_values_need_a_separator(self) -> Feature:
+        if self.max_values > 1 and not self.separator:
+            raise ValueError(f"feature {self.name}: max_values above 1 needs a separator")
+        return self
+
+
+class Schema(BaseModel):
+    """The features of one data set, with the columns that make an item's text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    features: tuple[Feature, ...] = ()
+    text: tuple[str, ...] = ()
+
+    def side(self, side: Side) -> tuple[Feature, ...]:
+        """The features of one side, in their order in the settings."""
+        return tuple(f for f in self.features if f.side == side)
+
+    def item_columns(self) -> tuple[str, ...]:
+        """Every column of the items table that a request must carry to embed an item."""
+        return tuple(dict.fromkeys([*self.text, *(f.name for f in self.side("item"))]))

@@ -1,0 +1,187 @@
+"""Fits a two-tower model: epochs chosen on validation data, then a refit on train + valid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from tfrec.config import Config
+from tfrec.data.batches import HistoryBatches
+from tfrec.models.text import TextEncoder
+from tfrec.models.two_tower import TwoTower
+from tfrec.training.loop import Trainer
+from tfrec.training.objectives import Objective, next_item_in_batch, next_item_softmax
+from tfrec.training.optimizers import Warmup, inner, make_optimizer
+from tfrec.training.strategies import make_strategy
+from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
+
+
+@dataclass(frozen=True)
+class RetrievalData:
+    """Everything that a two-tower model learns from.
+
+    Args:
+        events: "user", "item" int32 and "split" int8, sorted by user and time.
+        users, items: U and N.
+        user_columns, item_columns: feature tensors, row 0 for the unknown; "text" or "tokens" among the items'.
+        vocabularies: embedding rows of each categorical feature.
+        encoder: the pretrained text encoder when it learns, else None.
+        start: changes the freshly built model, as a warm start does.
+    """
+
+    events: Mapping[str, np.ndarray]
+    users: int
+    items: int
+    user_columns: Mapping[str, np.ndarray]
+    item_columns: Mapping[str, np.ndarray]
+    vocabularies: Mapping[str, int]
+    encoder: TextEncoder | None = None
+    start: Callable[[TwoTower], None] | None = None
+
+    def sizes(self) -> dict[str, object]:
+        columns = self.item_columns
+        width = columns["text"].shape[1] if "text" in columns else 0
+        return {
+            "users": self.users,
+            "items": self.items,
+            "text_width": self.encoder.hidden if self.encoder else width,
+            "tokens": columns["tokens"].shape[1] if "tokens" in columns else 0,
+            "vocabularies": dict(self.vocabularies),
+        }
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The model chosen on validation data, the final one, and the logs of the choice."""
+
+    selected: TwoTower
+    final: TwoTower
+    history: list[dict[str, float]]
+
+
+def fit(
+    config: Config,
+    data: RetrievalData,
+    folder: Path,
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list,
+) -> Fitted:
+    """Trains on train with early stopping on valid; with ``train.refit`` once more on train + valid.
+
+    Args:
+        config: the settings.
+        data: tensors of :class:`RetrievalData`.
+        folder: of checkpoints and logs; a killed fit continues from it.
+        callbacks: makes further Keras callbacks, anew for each of the two trainings.
+    """
+    settings = config.train
+    stopper = keras.callbacks.EarlyStopping(
+        monitor=f"val_{settings.monitor}",
+        mode="max",
+        patience=settings.patience or settings.epochs,
+        restore_best_weights=True,
+    )
+    selected, history = _train(config, data, (0,), settings.epochs, folder / "select", [stopper, *callbacks()])
+    if not settings.refit or not settings.epochs:
+        return Fitted(selected, selected, history)
+    best = history[: stopper.best_epoch + 1]
+    rates = [logs["learning_rate"] for logs in best]
+    replay = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
+    final, _ = _train(config, data, (0, 1), len(best), folder / "refit", [replay, *callbacks()])
+    return Fitted(selected, final, history)
+
+
+def build(config: Config, data: RetrievalData) -> TwoTower:
+    """A fresh model with its tables filled and pretrained weights in place."""
+    encoder = data.encoder.get_config() if data.encoder else None
+    model = TwoTower(config.features.schema_, config.model, data.sizes(), encoder, dtype=config.train.precision)
+    model.build()
+    model.item_table.fill(data.item_columns)
+    model.user_table.fill(data.user_columns)
+    if data.encoder:
+        model.item_tower.encoder.set_weights(data.encoder.get_weights())
+    if data.start:
+        data.start(model)
+    return model
+
+
+def _train(
+    config: Config,
+    data: RetrievalData,
+    splits: tuple[int, ...],
+    epochs: int,
+    folder: Path,
+    callbacks: Sequence[keras.callbacks.Callback],
+) -> tuple[TwoTower, list[dict[str, float]]]:
+    settings = config.train
+    keras.utils.set_random_seed(config.run.seed)
+    batches = _batches(config, data, splits)
+    strategy = make_strategy(settings)
+    with strategy.scope():
+        model = build(config, data)
+        model.compile(optimizer=make_optimizer(settings))
+        model.optimizer.build(model.trainable_variables)
+    validate = _validation(config, data, model) if splits == (0,) else dict
+    trainer = Trainer(
+        model,
+        _objective(config, data, model, batches),
+        batches,
+        strategy,
+        folder,
+        validate=lambda: {"learning_rate": float(inner(model.optimizer).learning_rate)} | validate(),
+        callbacks=[Warmup(settings.learning_rate, settings.warmup_steps), *_loggers(config, folder), *callbacks],
+        accumulate=settings.accumulate,
+        clip_norm=settings.clip_norm,
+        checkpoint_steps=settings.checkpoint_steps,
+    )
+    return model, trainer.fit(epochs)
+
+
+def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches:
+    kept = np.isin(data.events["split"], splits) & (data.events["user"] > 0)
+    counts = np.bincount(data.events["user"][kept], minlength=data.users + 1)
+    return HistoryBatches(
+        data.events["item"][kept].astype(np.int32),
+        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        length=config.model.history_length,
+        batch=config.train.batch,
+        seed=config.run.seed,
+        targets=config.train.targets,
+        windows=config.train.windows,
+        first_event=config.model.user_id,
+    )
+
+
+def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches) -> Objective:
+    if config.train.loss == "softmax":
+        return next_item_softmax(model)
+    return next_item_in_batch(model, np.bincount(batches.values, minlength=data.items + 1))
+
+
+def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:
+    holdout = make_holdout(data.events, data.users, split=1, repeats=config.evaluate.repeats)
+    scorer = RetrievalScorer(model)
+    ks = (int(config.train.monitor.rpartition("@")[2]),)
+
+    def validate() -> dict[str, float]:
+        return {f"val_{name}": value for name, value in scorer.metrics(holdout, ks).items()}
+
+    return validate
+
+
+def _loggers(config: Config, folder: Path) -> list[keras.callbacks.Callback]:
+    folder.mkdir(parents=True, exist_ok=True)
+    loggers: list[keras.callbacks.Callback] = [keras.callbacks.CSVLogger(str(folder / "history.csv"))]
+    if config.train.tensorboard:
+        loggers.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
+    return loggers
+
+
+def stored_histories(data: RetrievalData, length: int) -> np.ndarray:
+    """The last items of each user in train + valid, int32 [U+1, length]; row 0 zeros."""
+    kept = np.isin(data.events["split"], (0, 1)) & (data.events["user"] > 0)
+    counts = np.bincount(data.events["user"][kept], minlength=data.users + 1)
+    return last_items((data.events["item"][kept], np.concatenate([[0], np.cumsum(counts)])), length)

@@ -1,0 +1,88 @@
+"""Held-out queries from prepared events, and a two-tower model as their scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.evaluation import metrics, ragged
+from tfrec.evaluation.ranks import Holdout, Scorer, rank
+from tfrec.evaluation.ragged import Ragged
+from tfrec.models.two_tower import TwoTower
+
+
+def make_holdout(events: Mapping[str, np.ndarray], users: int, split: int, repeats: str) -> Holdout:
+    """One query a user that has events in ``split``: what came before is its history.
+
+    Args:
+        events: "user" int32, "item" int32 and "split" int8, sorted by user and time.
+        users: U.
+        split: 1 (valid) or 2 (test).
+        repeats: "mask" (the history may not rank) or "keep".
+    """
+    known = events["user"] > 0
+    before = _lists(events, known & (events["split"] < split), users)
+    wanted = _lists(events, known & (events["split"] == split), users)
+    asked = np.flatnonzero(np.diff(wanted[1]))
+    history, targets = ragged.take(before, asked), _distinct(ragged.take(wanted, asked))
+    nothing = np.zeros(0, np.int32), np.zeros(len(asked) + 1, np.int64)
+    return Holdout(asked.astype(np.int32), history, targets, history if repeats == "mask" else nothing)
+
+
+def _lists(events: Mapping[str, np.ndarray], kept: np.ndarray, users: int) -> Ragged:
+    counts = np.bincount(events["user"][kept], minlength=users + 1)
+    return events["item"][kept].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def _distinct(lists: Ragged) -> Ragged:
+    values, offsets = lists
+    pairs = np.unique(np.stack([ragged.owners(lists), values], axis=1), axis=0)
+    counts = np.bincount(pairs[:, 0], minlength=len(offsets) - 1)
+    return pairs[:, 1].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+
+
+def last_items(lists: Ragged, length: int) -> np.ndarray:
+    """The last ``length`` items of each list, int32 [Q, length], zeros on the left."""
+    values, offsets = lists
+    place = offsets[1:, None] + np.arange(-length, 0)[None]
+    inside = place >= offsets[:-1, None]
+    padded = values if len(values) else np.zeros(1, np.int32)
+    return np.where(inside, padded[np.maximum(place, 0)], 0).astype(np.int32)
+
+
+class RetrievalScorer:
+    """Scores of a two-tower model, one compiled function for its life.
+
+    Args:
+        model: its item vectors are computed when :meth:`scorer` is called.
+        batch: users at a time.
+    """
+
+    def __init__(self, model: TwoTower, batch: int = 256):
+        self.model, self.batch = model, batch
+        length = model.settings.history_length
+        ids = tf.TensorSpec([None], tf.int32)
+        self._items = tf.function(lambda index: model.item_vectors(index), input_signature=[ids])
+        self._users = tf.function(
+            lambda vectors, history, user: model.user_vectors(tf.gather(vectors, history), history > 0, user)[:, -1],
+            input_signature=[tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, length], tf.int32), ids],
+        )
+
+    def item_vectors(self) -> np.ndarray:
+        """float32 [N+1, d]; row 0 zeros."""
+        rows = np.arange(self.model.sizes["items"] + 1, dtype=np.int32)
+        return np.concatenate([self._items(rows[i : i + 4096]) for i in range(0, len(rows), 4096)])
+
+    def scorer(self, holdout: Holdout) -> Scorer:
+        """The model as of now as a scorer of these queries."""
+        vectors = self.item_vectors()
+        history = last_items(holdout.history, self.model.settings.history_length)
+        table = tf.constant(vectors)
+        return lambda rows: self._users(table, history[rows], holdout.users[rows]).numpy() @ vectors.T
+
+    def metrics(self, holdout: Holdout, k: tuple[int, ...]) -> dict[str, float]:
+        """Mean hr, ndcg, mrr, recall and map at each K."""
+        ranks = rank(self.scorer(holdout), holdout, self.model.sizes["items"], self.batch, top=0)
+        return {name: float(values.mean()) for name, values in metrics.per_query(ranks, k).items()}
