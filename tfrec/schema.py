@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric"]
+# Columns become inputs of a signature and names of variables.
+Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 
 
 class Feature(BaseModel):
@@ -24,7 +26,7 @@ class Feature(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    name: str = Field(min_length=1)
+    name: Column
     side: Side
     kind: Kind
     separator: str = ""
@@ -44,7 +46,7 @@ class Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     features: tuple[Feature, ...] = ()
-    text: tuple[str, ...] = ()
+    text: tuple[Column, ...] = ()
 
     def side(self, side: Side) -> tuple[Feature, ...]:
         """The features of one side, in their order in the settings."""

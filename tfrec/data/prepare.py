@@ -194,7 +194,7 @@ def _column(path: Path, name: str) -> np.ndarray:
 def _strings(column: pa.ChunkedArray) -> np.ndarray:
     """Equal strings share one Python object."""
     codes = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    words = np.append(codes.dictionary.to_numpy(zero_copy_only=False), None)
+    words = np.array([*codes.dictionary.to_pylist(), None], object)
     return words[codes.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
 
 
@@ -207,11 +207,11 @@ def _beside(folder: Path) -> Iterator[Path]:
 
 @contextmanager
 def _workspace(tables: Tables, folder: Path) -> Iterator[Store]:
-    """A database on disk for the steps, so that memory stays bounded."""
+    """Evaluates steps into DuckDB's tables; what exceeds its memory goes to files in the folder."""
     connection = tables.connection
-    connection.raw_sql(f"SET temp_directory = '{str(folder).replace(chr(39), chr(39) * 2)}'")
-    connection.attach(folder / "steps.duckdb", name="steps")
+    quoted = str(folder).replace("'", "''")
+    connection.raw_sql(f"SET temp_directory = '{quoted}'")
     try:
-        yield lambda name, table: connection.create_table(name, table, database=("steps", "main"))
+        yield lambda name, table: connection.create_table(name, table)
     finally:
         connection.disconnect()

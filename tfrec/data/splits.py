@@ -88,9 +88,7 @@ def _random(events: ir.Table, split: Split, seed: int) -> ir.Table:
     """A seeded hash per row: the same row falls on the same side in every run and on every machine."""
     # MD5, for an even spread; DuckDB's own hash may change with its version.
     digest = ibis.literal(f"{seed}:").concat(events[ORDER].cast("string")).hexdigest("md5")
-    part = ibis.cases(
-        (digest < _hex(split.test), TEST), (digest < _hex(split.test + split.valid), VALID), else_=TRAIN
-    )
+    part = ibis.cases((digest < _hex(split.test), TEST), (digest < _hex(split.test + split.valid), VALID), else_=TRAIN)
     return events.mutate(split=part.cast("int8"))
 
 

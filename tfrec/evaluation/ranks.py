@@ -101,7 +101,7 @@ def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: 
         Ranks with values float64 [T] and top int32 [Q, K].
 
     Raises:
-        DataError: a target or masked item lies outside the catalogue.
+        DataError: an item of the holdout lies outside the catalogue.
         TfrecError: scores of a wrong shape, or not finite.
     """
     _check_items(holdout, n_items)
@@ -120,7 +120,11 @@ def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: 
 
 
 def _check_items(holdout: Holdout, n_items: int) -> None:
-    for name, lists, lowest in (("targets", holdout.targets, 1), ("mask", holdout.mask, 0)):
+    for name, lists, lowest in (
+        ("history", holdout.history, 0),
+        ("targets", holdout.targets, 1),
+        ("mask", holdout.mask, 0),
+    ):
         wrong = np.flatnonzero((lists[0] < lowest) | (lists[0] > n_items))
         if len(wrong):
             item, query = int(lists[0][wrong[0]]), int(ragged.owners(lists)[wrong[0]])

@@ -49,22 +49,20 @@ def slices(ranks: Ranks, holdout: Holdout, counts: np.ndarray, ks: Sequence[int]
 def tail_items(counts: np.ndarray) -> np.ndarray:
     """Which items are in the long tail, bool [N+1].
 
-    Items with equal counts fall on the same side: a count is in the tail when all items up to it hold at most
-    20 % of the events.
+    Items with equal counts fall on the same side, so the tail may hold less than its share: it ends at the largest
+    count for which all items up to it hold at most 20 % of the events.
     """
-    order = np.sort(counts[1:])
-    held = np.cumsum(order)
-    within = order[held <= TAIL_SHARE * held[-1]] if len(order) else order
-    # The largest count of which every item still fits.
-    fits = [c for c in np.unique(within)[::-1] if counts[1:][counts[1:] <= c].sum() <= TAIL_SHARE * held[-1]]
-    out = (counts > 0) & (counts <= (fits[0] if fits else 0))
-    out[0] = False
-    return out
+    items_by_count = np.bincount(counts[1:])
+    held = np.cumsum(items_by_count * np.arange(len(items_by_count)))  # events of the items with at most c events
+    limit = np.searchsorted(held, TAIL_SHARE * counts[1:].sum(), side="right") - 1
+    tail = (counts > 0) & (counts <= limit)
+    tail[0] = False
+    return tail
 
 
 def select(ranks: Ranks, targets: np.ndarray) -> Ranks:
     """The ranks of some targets, bool [T]; queries without one are left out."""
-    kept = np.add.reduceat(targets.astype(np.int64), ranks.offsets[:-1]) if len(ranks) else np.zeros(0, np.int64)
+    kept = np.add.reduceat(targets.astype(np.int64), ranks.offsets[:-1])
     some = kept > 0
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(kept[some])])
     return Ranks(ranks.values[targets], offsets, ranks.top[some], ranks.n_items)

@@ -50,9 +50,15 @@ class ItemTower(keras.layers.Layer):
         self.vocabularies, self.numeric = dict(vocabularies), tuple(numeric)
         policy = {"dtype": self.dtype_policy}
         self.encoder = TextEncoder.from_config(dict(encoder)) if encoder else None
-        self.id_embedding = keras.layers.Embedding(items + 1, dimension, name="id", **policy) if items else None
+        # The two parts start at like lengths; tiny ids under a long text vector learn late.
+        ids, text = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.RandomNormal(stddev=0.03)
+        self.id_embedding = (
+            keras.layers.Embedding(items + 1, dimension, ids, name="id", **policy) if items else None
+        )
         self.text_projection = (
-            keras.layers.Dense(dimension, use_bias=False, name="text_projection", **policy) if text_width else None
+            keras.layers.Dense(dimension, use_bias=False, kernel_initializer=text, name="text_projection", **policy)
+            if text_width
+            else None
         )
         has_features = self.vocabularies or self.numeric
         self.features = (

@@ -72,7 +72,8 @@ class TwoTower(keras.Model):
         encoder: Mapping[str, Any] | None = None,
         **kwargs: Any,
     ):
-        super().__init__(**kwargs)
+        # A fixed name: checkpoints and warm starts find variables by their path.
+        super().__init__(**{"name": "two_tower", **kwargs})
         self.schema_ = schema if isinstance(schema, Schema) else Schema.model_validate(schema, strict=False)
         self.settings = settings if isinstance(settings, Settings) else Settings.model_validate(settings, strict=False)
         self.sizes, self.encoder_config = dict(sizes), encoder

@@ -46,7 +46,9 @@ class Model:
         if spec.WhichOneof("version_choice") == "version_label":
             raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {spec.version_label}")
         if spec.name != self.name or (spec.HasField("version") and spec.version.value != self.version):
-            wanted = f"Specific({spec.name}, {spec.version.value})" if spec.HasField("version") else f"Latest({spec.name})"
+            wanted = (
+                f"Specific({spec.name}, {spec.version.value})" if spec.HasField("version") else f"Latest({spec.name})"
+            )
             raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tensorflow.python.saved_model.loader_impl import SavedModelLoader
 
 from tfrec.errors import ServerError
 from tfrec.server.tensors import to_array
+from tfrec.server.text_ops import text_op_libraries
 
 DEFAULT_SIGNATURE = "serving_default"
 
@@ -170,14 +170,6 @@ def load_text_ops() -> None:
     """Registers TF-Text's ops from its libraries, where it is installed, without importing it."""
     for library in text_op_libraries():
         tf.load_op_library(str(library))
-
-
-def text_op_libraries() -> list[Path]:
-    """TF-Text's op libraries, or none where it is not installed."""
-    spec = importlib.util.find_spec("tensorflow_text")
-    if spec is None or spec.origin is None:
-        return []
-    return sorted((Path(spec.origin).parent / "python" / "ops").glob("*.so"))
 
 
 def _load(session: tf.compat.v1.Session, path: Path) -> MetaGraphDef:

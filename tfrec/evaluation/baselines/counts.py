@@ -54,7 +54,10 @@ def co_occurrence(train: Ragged, n_items: int) -> Iterator[tuple[slice, np.ndarr
     for low in range(0, n_items + 1, rows):
         high = min(low + rows, n_items + 1)
         events_ = slice(starts[low], starts[high])
-        yield slice(low, high), _rows(known, known[0][by_item][events_] - low, users[events_], (high - low, n_items + 1))
+        yield (
+            slice(low, high),
+            _rows(known, known[0][by_item][events_] - low, users[events_], (high - low, n_items + 1)),
+        )
 
 
 def _rows(known: Ragged, row: np.ndarray, users: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cached_property, lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from tfrec.evaluation.baselines.blend import blend
 from tfrec.evaluation.baselines.ease import EASE
 from tfrec.evaluation.baselines.knn import ItemKNN
 from tfrec.evaluation.baselines.popularity import PersonalFrequency, Popularity
-from tfrec.evaluation.baselines.text import LastItemText, TextProfile, whiten
+from tfrec.evaluation.baselines.text import LastItemText, TextProfile
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, Scorer
 
@@ -26,12 +26,11 @@ class Fits:
     Args:
         train: ragged, a list of items per user.
         n_items: N.
-        text: float32 [N+1, t], unit rows, row 0 zeros; None when items have no text.
+        texts: the text embeddings as they are (False) and whitened (True), float32 [N+1, t], unit rows, row 0 zeros.
     """
 
-    def __init__(self, train: Ragged, n_items: int, text: np.ndarray | None):
-        self.train, self.n_items = train, n_items
-        self._text = text
+    def __init__(self, train: Ragged, n_items: int, texts: Mapping[bool, np.ndarray]):
+        self.train, self.n_items, self.texts = train, n_items, texts
         self._ease = lru_cache(maxsize=1)(lambda l2: EASE(l2).fit(train, n_items))
 
     def popularity(self) -> Recommender:
@@ -50,10 +49,10 @@ class Fits:
         return lambda holdout: self._ease(l2).scorer(holdout, gamma)
 
     def text_last_item(self) -> Recommender:
-        return LastItemText(self.text).scorer
+        return LastItemText(self.texts[False]).scorer
 
     def text_profile(self, text_gamma: float, whitened: bool) -> Recommender:
-        profile = TextProfile(self.whitened if whitened else self.text)
+        profile = TextProfile(self.texts[whitened])
         return lambda holdout: profile.scorer(holdout, text_gamma)
 
     def ease_recency_text(
@@ -61,12 +60,3 @@ class Fits:
     ) -> Recommender:
         ease, text = self.ease_recency(l2, gamma), self.text_profile(text_gamma, whitened)
         return lambda holdout: blend(ease(holdout), text(holdout), weight)
-
-    @property
-    def text(self) -> np.ndarray:
-        assert self._text is not None
-        return self._text
-
-    @cached_property
-    def whitened(self) -> np.ndarray:
-        return whiten(self.text)

@@ -13,18 +13,18 @@ from tfrec.evaluation import metrics, ragged
 from tfrec.evaluation.baselines.counts import events
 from tfrec.evaluation.baselines.ease import MOST_ITEMS
 from tfrec.evaluation.baselines.fits import Fits, Recommender
-from tfrec.evaluation.baselines.search import Settings, ascend, every
+from tfrec.evaluation.baselines.search import Grid, Settings, ascend, every
+from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, rank
 
 logger = logging.getLogger(__name__)
 
-L2 = (20, 50, 100, 200, 500, 1000)
 GAMMA = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
-NEIGHBOURS = (20, 50, 100, 200)
-SHRINK = (0, 5, 20, 100)
-TEXT_GAMMA = (0.5, 0.6, 0.7, 0.8, 0.9)
-WEIGHT = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
+KNN: Grid = {"neighbours": (20, 50, 100, 200), "shrink": (0, 5, 20, 100)}
+LINEAR: Grid = {"l2": (20, 50, 100, 200, 500, 1000), "gamma": (*GAMMA, 1.0)}
+PROFILE: Grid = {"text_gamma": (0.5, 0.6, 0.7, 0.8, 0.9), "whitened": (False, True)}
+BLEND: Grid = {"weight": (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5, 2.0, 3.0), "gamma": GAMMA, **PROFILE}
 _CHOOSING_QUERIES = 10_000
 
 
@@ -60,9 +60,11 @@ def table(
     """
     if text is not None and len(text) != n_items + 1:
         raise DataError(f"text must have {n_items + 1} rows, one per item and row 0", len(text))
-    chosen = _Chooser(train, valid, n_items, text).choose(repeats)
-    refit = joined(train, valid)
-    before, after = Fits(train, n_items, text), Fits(refit, n_items, text)
+    if not len(valid):
+        raise DataError("baselines need a valid query to choose their settings on", 0)
+    texts = {} if text is None else {False: text, True: whiten(text)}
+    before, after = Fits(train, n_items, texts), Fits(joined(train, valid), n_items, texts)
+    chosen = _Chooser(before, valid).choose(repeats)
     out: dict[str, dict[str, Any]] = {}
     for name, settings in chosen.items():
         logger.info("baseline %s: %s", name, settings)
@@ -80,10 +82,8 @@ def table(
 class _Chooser:
     """Settings by ndcg@10 on valid."""
 
-    def __init__(self, train: Ragged, valid: Holdout, n_items: int, text: np.ndarray | None):
-        self.fits = Fits(train, n_items, text)
-        self.has_text = text is not None
-        self.valid = valid
+    def __init__(self, fits: Fits, valid: Holdout):
+        self.fits, self.valid = fits, valid
         if len(valid) > _CHOOSING_QUERIES:
             rows = np.random.default_rng(0).choice(len(valid), _CHOOSING_QUERIES, replace=False)
             self.valid = valid.take(np.sort(rows))
@@ -92,30 +92,26 @@ class _Chooser:
         names: dict[str, Settings] = {"popularity": {}}
         if repeats == "keep":
             names["personal_frequency"] = {}
-        names["item_knn"] = self._ascend(
-            "item_knn", {"neighbours": NEIGHBOURS, "shrink": SHRINK}, {"neighbours": 100, "shrink": 20}
-        )
+        names["item_knn"] = self._ascend("item_knn", KNN, {"neighbours": 100, "shrink": 20})
         if self.fits.n_items <= MOST_ITEMS:
             names |= self._ease()
-        if self.has_text:
+        if self.fits.texts:
             names |= {"text_last_item": {}, "text_profile": self._text_profile()}
         if "ease_recency" in names and "text_profile" in names:
             start = names["ease_recency"] | names["text_profile"] | {"weight": 0.5}
-            grid = {"weight": WEIGHT, "gamma": GAMMA, "text_gamma": TEXT_GAMMA, "whitened": (False, True)}
-            names["ease_recency_text"] = self._ascend("ease_recency_text", grid, start)
+            names["ease_recency_text"] = self._ascend("ease_recency_text", BLEND, start)
         return names
 
     def _ease(self) -> dict[str, Settings]:
-        tried = every({"l2": L2, "gamma": (*GAMMA, 1.0)}, lambda s: self._score(self.fits.ease_recency(**s)))
+        tried = every(LINEAR, lambda s: self._score(self.fits.ease_recency(**s)))
         plain = max((x for x in tried if x[1]["gamma"] == 1.0), key=lambda x: x[0])[1]
         recency = max((x for x in tried if x[1]["gamma"] < 1.0), key=lambda x: x[0])[1]
         return {"ease": {"l2": plain["l2"]}, "ease_recency": recency}
 
     def _text_profile(self) -> Settings:
-        grid = {"text_gamma": TEXT_GAMMA, "whitened": (False, True)}
-        return max(every(grid, lambda s: self._score(self.fits.text_profile(**s))), key=lambda x: x[0])[1]
+        return max(every(PROFILE, lambda s: self._score(self.fits.text_profile(**s))), key=lambda x: x[0])[1]
 
-    def _ascend(self, name: str, grid: dict[str, Sequence[Any]], start: Settings) -> Settings:
+    def _ascend(self, name: str, grid: Grid, start: Settings) -> Settings:
         return ascend(grid, start, lambda settings: self._score(getattr(self.fits, name)(**settings)))
 
     def _score(self, recommender: Recommender) -> float:

@@ -1,0 +1,45 @@
+.DEFAULT_GOAL := help
+CONFIG ?= configs/ml100k.toml
+SET ?=
+PYTHON ?= python3
+BIN := .venv/bin
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.venv/installed: setup.cfg pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+.venv/tested: .venv/installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+install: .venv/installed ## create .venv and install the package
+
+prepare train evaluate export serve: .venv/installed
+	$(BIN)/tfrec $@ $(CONFIG) $(SET)
+
+train: ## prepare, train, evaluate, export and verify (CONFIG=configs/ml100k.toml SET="key=value …")
+prepare: ## tables, vocabularies and features only
+evaluate: ## measure a trained run beside baselines
+export: ## export a trained run again
+serve: ## serve the newest export over gRPC
+
+test: .venv/tested ## quick tests, under 10 minutes on 2 cores
+	$(BIN)/python -m pytest -q
+
+test-slow: .venv/tested ## everything else: real weights, kills, older TensorFlow releases
+	$(BIN)/python -m pytest -q -m slow
+
+check: .venv/tested ## format, lint, types, direction of imports
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean: ## remove .venv and caches; runs and exports stay
+	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install prepare train evaluate export serve test test-slow check clean

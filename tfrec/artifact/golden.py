@@ -1,0 +1,77 @@
+"""Golden requests: requests with their answers, kept in the SavedModel, and its warm-up requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
+
+from tfrec.errors import ArtifactError
+from tfrec.server.servable import Servable
+from tfrec.server.tensors import to_proto
+
+GOLDEN = "assets.extra/golden_requests"
+WARMUP = "assets.extra/tf_serving_warmup_requests"
+_MAX_WARMUP = 1000  # TensorFlow Serving refuses to load a model with more
+
+
+def write_golden(path: Path, requests: Iterable[tuple[str, Mapping[str, np.ndarray]]], model: str = "default") -> None:
+    """Runs requests as TensorFlow Serving would and writes both files into the SavedModel's folder.
+
+    Args:
+        path: the SavedModel's folder.
+        requests: pairs of a signature's name and its inputs (strings: object arrays of bytes).
+        model: name of the model in the requests.
+
+    Raises:
+        ServerError: the model does not load or refuses a request.
+    """
+    servable = Servable(path)
+    try:
+        logs = [_answered(servable, model, signature, inputs) for signature, inputs in requests]
+    finally:
+        servable.close()
+    warmups = [PredictionLog(predict_log=PredictLog(request=log.predict_log.request)) for log in logs]
+    _write(path / GOLDEN, logs)
+    _write(path / WARMUP, warmups[:_MAX_WARMUP])
+
+
+def read_golden(path: Path) -> list[PredictLog]:
+    """The golden requests of a SavedModel's folder, in order.
+
+    Raises:
+        ArtifactError: the file is absent or damaged.
+    """
+    file = path / GOLDEN
+    if not file.is_file():
+        raise ArtifactError("an artefact must hold golden requests", str(file), "Export it again")
+    try:
+        records = tf.data.TFRecordDataset(str(file)).as_numpy_iterator()
+        return [PredictionLog.FromString(record).predict_log for record in records]
+    except (tf.errors.DataLossError, ValueError) as error:
+        raise ArtifactError(f"{file} must be a TFRecord of PredictionLog", str(error), "Export it again") from error
+
+
+def _answered(servable: Servable, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> PredictionLog:
+    request, response = PredictRequest(), PredictResponse()
+    request.model_spec.name, request.model_spec.signature_name = model, signature
+    for alias, value in inputs.items():
+        request.inputs[alias].CopyFrom(to_proto(value))
+    response.model_spec.CopyFrom(request.model_spec)
+    for alias, value in servable.run(signature, inputs).items():
+        response.outputs[alias].CopyFrom(to_proto(value))
+    return PredictionLog(predict_log=PredictLog(request=request, response=response))
+
+
+def _write(file: Path, logs: list[PredictionLog]) -> None:
+    file.parent.mkdir(exist_ok=True)
+    beside = file.with_name(f".{file.name}.tmp")
+    with tf.io.TFRecordWriter(str(beside)) as writer:
+        for log in logs:
+            writer.write(log.SerializeToString())
+    os.replace(beside, file)

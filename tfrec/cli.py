@@ -1,0 +1,137 @@
+"""The command line: one sub-command a stage; a stage is imported only when it runs."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tfrec import __version__
+from tfrec import config as settings
+from tfrec.errors import ConfigError, TfrecError
+
+STAGES = {
+    "prepare": "clean, split and encode tables into runs/NAME",
+    "train": "prepare what is lacking, train, evaluate and export",
+    "evaluate": "measure the trained model beside baselines",
+    "export": "write, verify and publish exports/NAME/VERSION",
+    "serve": "serve exports/NAME over gRPC until interrupted",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad usage or settings."""
+    arguments = _parser().parse_args(argv)
+    # TensorFlow's start-up lines say nothing to a user of this command.
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    try:
+        return arguments.run(arguments)
+    except TfrecError as error:
+        return _fail(arguments, str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _fail(arguments, "interrupted; the last checkpoint is kept, run the same command to continue", 1)
+    except (OSError, MemoryError) as error:
+        return _fail(arguments, f"{type(error).__name__}: {error}", 1)
+
+
+def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
+    if arguments.debug:
+        traceback.print_exc()
+    print(f"tfrec: {message}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="tfrec", description="From interaction tables to a recommender that TensorFlow Serving runs."
+    )
+    parser.add_argument("--version", action="version", version=f"tfrec {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    for name, purpose in STAGES.items():
+        command = _command(commands, name, purpose, f"tfrec {name} configs/ml100k.toml run.seed=2")
+        command.add_argument("config", metavar="CONFIG", help="a TOML file of settings")
+        command.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace those of the file")
+        if name == "train":
+            command.add_argument("--no-export", action="store_true", help="end after training")
+        command.set_defaults(run=_stage, stage=name)
+    verify = _command(commands, "verify", "run an export as TensorFlow Serving does", "tfrec verify exports/ml100k/1")
+    verify.add_argument("export", metavar="EXPORT", type=Path, help="a version folder, or its parent for the newest")
+    verify.add_argument("--tf-serving", default="2.18", metavar="VERSION", help="oldest server that must run it")
+    verify.set_defaults(run=_verify)
+    _query_command(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=purpose, description=purpose, epilog=f"example: {example}")
+    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    command.add_argument("--debug", action="store_true", help="a traceback when it fails")
+    return command
+
+
+def _query_command(commands: Any) -> None:
+    example = 'tfrec query localhost:8500/ml100k --user 196 -k 5   or   --search "space opera"   or   --similar 50'
+    query = _command(commands, "query", "ask a running server", example)
+    query.add_argument("target", metavar="HOST:PORT/MODEL", help="where a server listens, and the model's name")
+    query.add_argument("--user", default="", metavar="ID", help="recommend for this user")
+    query.add_argument("--history", default="", metavar="ID,ID", help="recommend after these items, oldest first")
+    query.add_argument("--search", metavar="TEXT", help="search by text")
+    query.add_argument("--similar", metavar="ID", help="items like this one")
+    query.add_argument("--exclude", default="", metavar="ID,ID", help="items that must not be returned")
+    query.add_argument("-k", type=int, default=10, help="how many")
+    query.set_defaults(run=_query)
+
+
+def _stage(arguments: argparse.Namespace) -> int:
+    config = settings.load(arguments.config, arguments.overrides)
+    from tfrec import pipeline
+
+    say = (lambda line: None) if arguments.quiet else pipeline.say
+    if arguments.stage == "serve":
+        return pipeline.serve(config, say)
+    stages = [arguments.stage]
+    if arguments.stage == "train" and not arguments.no_export:
+        stages += ["evaluate", "export"]
+    for stage in stages:
+        result = getattr(pipeline, stage)(config, say)
+        print(pipeline.results_table(result) if stage == "evaluate" else getattr(result, "folder", result))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from tfrec.artifact import verify
+
+    print(verify.verify(arguments.export, arguments.tf_serving))
+    return 0
+
+
+def _query(arguments: argparse.Namespace) -> int:
+    from tfrec import client
+
+    target, slash, model = arguments.target.partition("/")
+    if not slash or not model:
+        raise ConfigError("a target must be host:port/model", arguments.target)
+    for result in client.query(
+        target,
+        model,
+        user_id=arguments.user,
+        history=_ids(arguments.history),
+        text=arguments.search or "",
+        item_id=arguments.similar or "",
+        exclude=_ids(arguments.exclude),
+        k=arguments.k,
+    ):
+        print(f"{result.score:9.4f}  {result.item_id}")
+    return 0
+
+
+def _ids(text: str) -> list[str]:
+    return [item for item in text.split(",") if item]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

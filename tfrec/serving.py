@@ -1,0 +1,154 @@
+"""Joins a trained run and the served graph: what an artefact is made of, and its golden requests."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.artifact.export import Requests
+from tfrec.artifact.recommender import LOWEST, Parts
+from tfrec.models.text import embed
+from tfrec.models.two_tower import TwoTower
+from tfrec.runs import Run
+from tfrec.training.retrieval import RetrievalData, stored_histories
+from tfrec.training.validation import RetrievalScorer
+
+GOLDEN_USERS = 8
+
+
+def make_parts(run: Run, model: TwoTower) -> Parts:
+    """Tables, vectors and functions of a trained run, as the served graph wants them."""
+    config, prepared, preprocessor = run.config, run.prepared, run.preprocessor
+    data = run.retrieval_data()
+    text = _Text(run, model, data)
+    schema = config.features.schema_
+    numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
+
+    def embed_item(item: tf.Tensor, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        inputs = {"item": item, **preprocessor.features("item", raw)}
+        texts = text.of_items(raw)
+        outputs = {"text_embedding": texts["text_embedding"]} if texts else {}
+        return {"embedding": model.item_tower({**inputs, **texts}), **outputs}
+
+    return Parts(
+        item_ids=list(prepared.item_ids),
+        item_vectors=RetrievalScorer(model).item_vectors(),
+        text_vectors=text.catalogue(),
+        popularity=_popularity(data),
+        stored_history=stored_histories(data, config.export.stored_history),
+        user_index=preprocessor.users.lookup,
+        item_index=preprocessor.items.lookup,
+        user_vector=lambda items, mask, user: model.user_vectors(items, mask, user)[:, -1],
+        knows_users=config.model.user_id or bool(schema.side("user")),
+        item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
+        embed_item=embed_item,
+        embed_query=text.of_texts if text.encoder else None,
+        variables=[variable.value for variable in text.variables() + model.user_tower.variables + model.user_table.variables + model.item_tower.variables],
+        tables=preprocessor.tables,
+        history_length=config.model.history_length,
+        drop_history=config.export.drop_history,
+    )
+
+
+class _Text:
+    """Raw text → unit vectors in the graph; nothing when the model reads no text."""
+
+    def __init__(self, run: Run, model: TwoTower, data: RetrievalData):
+        self._run, self._data, self._learns = run, data, model.item_tower.encoder is not None
+        if run.config.model.text == "none":
+            self.encoder = None
+        else:
+            self.encoder = model.item_tower.encoder or run.encoder
+
+    def variables(self) -> list[Any]:
+        return list(self.encoder.variables) if self.encoder and not self._learns else []
+
+    def catalogue(self) -> np.ndarray | None:
+        """float32 [N+1, t]."""
+        if self.encoder is None:
+            return None
+        if not self._learns:
+            return self._data.item_columns["text"]
+        tokens = self._data.item_columns["tokens"]
+        return embed(self.encoder, tokens) * (np.count_nonzero(tokens, axis=1) > 2)[:, None]
+
+    def of_texts(self, texts: tf.Tensor) -> tf.Tensor:
+        return self._embed(self._run.preprocessor.tokens(texts))
+
+    def of_items(self, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        if self.encoder is None:
+            return {}
+        tokens = self._run.preprocessor.tokens(self._run.preprocessor.text(raw))
+        vectors = self._embed(tokens)
+        return {"tokens": tokens, "text": vectors, "text_embedding": vectors}
+
+    def _embed(self, tokens: tf.Tensor) -> tf.Tensor:
+        said = tf.math.count_nonzero(tokens, axis=1, keepdims=True) > 2
+        return tf.where(said, self.encoder(tokens), 0.0)
+
+
+def _popularity(data: RetrievalData) -> np.ndarray:
+    """Share of the most popular item's events, float32 [N+1]."""
+    kept = np.isin(data.events["split"], (0, 1))
+    counts = np.bincount(data.events["item"][kept], minlength=data.items + 1).astype(np.float32)
+    return counts / max(counts.max(), 1.0)
+
+
+def golden_requests(run: Run, parts: Parts) -> Requests:
+    """Requests that touch every signature and every rule: known and unknown, empty, padded, several k."""
+    users = [str(u) for u in run.prepared.user_ids[:GOLDEN_USERS]]
+    items = [str(i) for i in run.prepared.item_ids[:GOLDEN_USERS]]
+    unknown = "no such id"
+    strings, nothing, ten = _strings, np.empty((1, 0), object), np.int32(10)
+    history = strings([["", unknown, *items[:3]], ["", "", "", "", items[-1]]])
+    two = strings([users[0], unknown])
+    empty = np.empty((2, 0), object)
+    recommend = [
+        {"user_id": strings(users), "history": np.empty((len(users), 0), object), "exclude": nothing, "k": ten},
+        {"user_id": two, "history": history, "exclude": strings([items[:1], [unknown]]), "k": np.int32(3)},
+        {"user_id": two, "history": empty, "exclude": empty, "k": np.array([1, 5], np.int32)},
+        {"user_id": strings([""]), "history": history, "exclude": nothing, "k": np.int32(len(parts.item_ids) + 5)},
+    ]
+    requests: list[tuple[str, Mapping[str, np.ndarray]]] = []
+    for name in ("serving_default", "recommend"):
+        requests += [(name, request) for request in recommend]
+    requests += [
+        ("similar", {"item_id": strings([items[0], unknown]), "exclude": strings([[items[-1]], [""]]), "k": ten}),
+        ("rank", {"user_id": two, "history": history, "item_ids": strings([[*items, unknown, ""]] * 2)}),
+        ("embed_user", {"user_id": two, "history": history}),
+        ("embed_item", {"item_id": strings([items[0], unknown]), **_raw_rows(run, 2)}),
+    ]
+    if parts.embed_query is not None:
+        texts = ["", "Crème brûlée 🍮", "x " * 5_000]
+        requests += [
+            ("search", {"query": strings(texts), "exclude": nothing, "k": np.array([1, 2, 3], np.int32)}),
+            ("embed_query", {"query": strings(texts)}),
+        ]
+    return requests
+
+
+def _raw_rows(run: Run, rows: int) -> dict[str, np.ndarray]:
+    raw = {name: column[:rows] for name, column in run.raw("item").items() if name != "item_id"}
+    return {name: np.resize(column, rows) for name, column in raw.items()}
+
+
+def _strings(values: Any) -> np.ndarray:
+    array = np.array(values, dtype=object)
+    return np.vectorize(lambda text: text.encode(), otypes=[object])(array) if array.size else array
+
+
+def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarray:
+    """The Keras model's own best k scores of the first users, from their stored history, float32 [users, k]."""
+    data = run.retrieval_data()
+    stored = stored_histories(data, run.config.export.stored_history)[1 : users + 1]
+    read = stored[:, -run.config.model.history_length :]
+    index = np.arange(1, users + 1, dtype=np.int32)
+    vectors = model({"history": read, "user": index}).numpy()[:, -1]
+    scores = vectors @ RetrievalScorer(model).item_vectors().T
+    scores[:, 0] = LOWEST
+    if run.config.export.drop_history:
+        scores[np.arange(users)[:, None], stored] = LOWEST
+    return -np.sort(-scores, axis=1)[:, :k]
