@@ -85,8 +85,10 @@ def test_vocabularies_follow_the_first_appearance_in_the_files(tmp_path: Path) -
 
 
 def test_ties_in_time_keep_the_order_of_the_file(tmp_path: Path) -> None:
-    prepared = run(tmp_path, [event("u", item, 7) for item in "dbca"])
-    assert triples(prepared) == [("u", "d", 0), ("u", "b", 0), ("u", "c", 1), ("u", "a", 2)]
+    # The first user's events number the items otherwise than the second user's order.
+    rows = [event("v", item) for item in "abcd"] + [event("u", item) for item in "dbca"]
+    prepared = run(tmp_path, [row | {"timestamp": 7} for row in rows])
+    assert triples(prepared)[4:] == [("u", "d", 0), ("u", "b", 0), ("u", "c", 1), ("u", "a", 2)]
 
 
 def test_without_times_the_file_is_the_order(tmp_path: Path) -> None:
@@ -358,7 +360,7 @@ FEATURE = {"name": "colour", "side": "item", "kind": "categorical"}
         ),
         ({"items": [{"item_id": "a", "count": 3}]}, DataError, "must not have a column 'count'"),
         ({"features": {"columns": [FEATURE | {"side": "context"}]}}, DataError, "interactions must have a column 'col"),
-        ({"features": {"columns": [FEATURE | {"side": "context", "name": "item"}]}}, ConfigError, "reserved name"),
+        ({"features": {"columns": [FEATURE | {"side": "context", "name": "value"}]}}, ConfigError, "reserved name"),
         ({"data": {"split": {"kind": "given"}}}, DataError, 'split "given" needs a column split'),
         (
             {"rows": [row | {"split": "dev"} for row in THREE], "data": {"split": {"kind": "given"}}},

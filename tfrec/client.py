@@ -113,8 +113,9 @@ class Client:
             "UNAVAILABLE": "Start the server or correct the address",
             "DEADLINE_EXCEEDED": f"Raise the timeout of {self.timeout} s or look at the server's load",
         }.get(code, "")
+        words = (error.details() or "").split("\n")[0]  # what follows is the trace of graph nodes
         asked = f"{signature} of model {self.model} at {self.target}"
-        return ServerError(f"{asked} must answer", f"{code}: {error.details()}", advice)
+        return ServerError(f"{asked} must answer", f"{code}: {words}", advice)
 
 
 def query(

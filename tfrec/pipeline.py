@@ -14,6 +14,7 @@ import numpy as np
 from tfrec import __version__, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import verify as verification
+from tfrec.artifact.golden import write_golden
 from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
@@ -203,8 +204,10 @@ def export(config: Config, say: Say = say) -> Path:
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
-        verification.write_golden(folder, requests)
-        verification.verify(folder, config.export.tf_serving)
+        write_golden(folder, requests, config.run.name)
+        report = verification.verify(folder, config.export.tf_serving)
+        if not report.ok:
+            raise ArtifactError("an artefact must pass verification; nothing was published", str(report))
         _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
 
     return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)

@@ -27,7 +27,10 @@ def decode(value: dict[str, Any]) -> np.ndarray:
 
 
 def difference(expected: np.ndarray, got: np.ndarray) -> str:
-    """What is different, in words; "" when strings and integers are equal and floats within 1e-5 (absolute + relative)."""
+    """What is different, in words; "" when it is equal.
+
+    Floats must be within 1e-5 (absolute + relative), everything else must be equal.
+    """
     if expected.dtype != got.dtype or expected.shape != got.shape:
         return f"expected {expected.dtype} {list(expected.shape)}, got {got.dtype} {list(got.shape)}"
     if np.issubdtype(expected.dtype, np.floating):
@@ -37,4 +40,5 @@ def difference(expected: np.ndarray, got: np.ndarray) -> str:
     if not wrong.any():
         return ""
     place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    return f"{int(wrong.sum())} of {wrong.size} values differ; at {list(place)} expected {expected[place]}, got {got[place]}"
+    values = f"expected {expected[place]}, got {got[place]}"
+    return f"{int(wrong.sum())} of {wrong.size} values differ; at {list(place)} {values}"

@@ -11,7 +11,7 @@ import ctypes
 import importlib.util
 import json
 import sys
-from ctypes import POINTER, Structure, byref, c_char_p, c_int, c_int64, c_size_t, c_void_p
+from ctypes import POINTER, Structure, c_char_p, c_int, c_int64, c_size_t, c_void_p
 from pathlib import Path
 from typing import Any
 
@@ -142,7 +142,7 @@ class Session:
         for value in values:
             library.TF_DeleteTensor(value)
         library.check("run the graph")
-        arrays = [_to_array(library, tensor) for tensor in fetched]
+        arrays = [_to_array(library, tensor) for tensor in fetched if tensor]
         for tensor in fetched:
             library.TF_DeleteTensor(tensor)
         return arrays

@@ -25,7 +25,7 @@ def versions(folder: Path) -> list[int]:
     """The published versions below exports/<model>, ascending."""
     if not folder.is_dir():
         return []
-    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdigit() and child.is_dir())
+    return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal() and child.is_dir())
 
 
 def export(

@@ -29,15 +29,18 @@ Arrays = dict[str, np.ndarray]
 def check(path: Path) -> dict[str, Any]:
     """Everything that the first witness finds: failures, golden requests per signature, ops, calls."""
     meta_graph = read_meta_graph(path)
-    signatures, golden = read_signatures(meta_graph), _golden_calls(path)
-    report: dict[str, Any] = {"failures": [], "golden": dict.fromkeys(signatures, 0), "calls": []}
-    report["ops"] = {op: sorted(names) for op, names in used_ops(meta_graph).items()}
-    for name, inputs, _ in golden:
-        if name in signatures:
-            report["golden"][name] += 1
-    for name, number in report["golden"].items():
-        if not number:
-            report["failures"].append((f"signature {name}", "has no golden request"))
+    signatures, failures, golden = read_signatures(meta_graph), [], []
+    try:
+        golden = _golden_calls(path)
+    except ArtifactError as error:
+        failures.append(("golden requests", str(error)))
+    names = [name for name, _, _ in golden]
+    report: dict[str, Any] = {
+        "failures": [*failures, *((f"signature {s}", "has no golden request") for s in signatures if s not in names)],
+        "golden": {name: names.count(name) for name in signatures},
+        "ops": {op: sorted(users) for op, users in used_ops(meta_graph).items()},
+        "calls": [],
+    }
     try:
         servable = Servable(path)
     except TfrecError as error:
@@ -46,14 +49,11 @@ def check(path: Path) -> dict[str, Any]:
     for number, (name, inputs, expected) in enumerate(golden):
         where = f"signature {name}, request {number}"
         try:
-            got = servable.run(name, inputs)
+            report["failures"] += compare(where, expected, servable.run(name, inputs))
+            report["calls"].append(_call(where, signatures[name], inputs, expected))
         except RequestError as error:
             report["failures"].append((where, f"{error.code}: {error}"))
-            continue
-        report["failures"] += compare(where, expected, got)
-        report["calls"].append(_call(where, signatures[name], inputs, expected))
-    if "tensorflow_text" in sys.modules:
-        report["failures"].append(("process", "the witness must not import tensorflow_text"))
+    servable.close()
     return report
 
 
@@ -113,6 +113,8 @@ def main(path: str, calls: str) -> int:
         report = check(Path(path))
     except TfrecError as error:
         report = {"failures": [("artefact", str(error))], "golden": {}, "ops": {}, "calls": []}
+    if "tensorflow_text" in sys.modules:
+        report["failures"].append(("process", "the witness must not import tensorflow_text"))
     Path(calls).write_text(json.dumps(report.pop("calls")), encoding="utf-8")
     print(json.dumps(report))
     return 0

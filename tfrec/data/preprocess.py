@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -31,7 +32,9 @@ class Statistics:
     moments: Mapping[str, tuple[float, float]]
 
     def save(self, path: Path) -> None:
-        path.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        beside = path.with_name(f".{path.name}")
+        beside.write_text(json.dumps(asdict(self), ensure_ascii=False), encoding="utf-8")
+        os.replace(beside, path)
 
     @classmethod
     def load(cls, path: Path) -> Statistics:
@@ -59,7 +62,8 @@ def _raw_column(table: pa.Table, name: str, numeric: bool) -> np.ndarray:
     if not numeric:
         return np.array([_text(value) for value in column.to_pylist()], dtype=object)
     try:
-        return column.cast(pa.float32()).to_numpy(zero_copy_only=False).astype(np.float32)
+        with np.errstate(over="ignore"):  # beyond float32 is infinite, which counts as missing
+            return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float32)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"the numeric feature {name} must hold numbers", str(error)) from error
 
@@ -99,7 +103,9 @@ def _moments(column: np.ndarray) -> tuple[float, float]:
     finite = column[np.isfinite(column)].astype(np.float64)
     if not len(finite):
         return 0.0, 1.0
-    return float(finite.mean()), float(finite.std()) or 1.0
+    mean, deviation = float(finite.mean()), float(finite.std())
+    # Equal values have a deviation of rounding errors, by which nothing can be divided.
+    return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
 
 
 def _split_values(feature: Feature, strings: tf.Tensor) -> tf.Tensor:

@@ -13,14 +13,15 @@ def make_optimizer(settings: Train) -> keras.optimizers.Optimizer:
     """The Keras optimizer of the settings, with loss scaling where float16 needs it."""
     rate, decay = settings.learning_rate, settings.weight_decay
     makers = {
-        "adamw": lambda: keras.optimizers.AdamW(rate, weight_decay=decay),
-        "adam": lambda: keras.optimizers.Adam(rate),
-        "adagrad": lambda: keras.optimizers.Adagrad(rate),
-        "sgd": lambda: keras.optimizers.SGD(rate),
+        "adamw": lambda **name: keras.optimizers.AdamW(rate, weight_decay=decay, **name),
+        "adam": lambda **name: keras.optimizers.Adam(rate, **name),
+        "adagrad": lambda **name: keras.optimizers.Adagrad(rate, **name),
+        "sgd": lambda **name: keras.optimizers.SGD(rate, **name),
     }
-    optimizer = makers[settings.optimizer]()
+    # Keras numbers names within a process, and a checkpoint finds variables by their names.
+    optimizer = makers[settings.optimizer](name="optimizer")
     if settings.precision == "mixed_float16":
-        return keras.optimizers.LossScaleOptimizer(optimizer)
+        return keras.optimizers.LossScaleOptimizer(optimizer, name="loss_scale")
     return optimizer
 
 

@@ -17,7 +17,10 @@ def every(grid: Grid, score: Callable[[Settings], float]) -> list[tuple[float, S
 
 
 def ascend(grid: Grid, start: Settings, score: Callable[[Settings], float]) -> Settings:
-    """The best settings found by changing one key at a time, until a round over all keys changes nothing."""
+    """The best settings found by changing one key at a time, until a round over all keys changes nothing.
+
+    Far cheaper than every combination; where keys depend on each other it may stop short of the best one.
+    """
     known: dict[tuple[Any, ...], float] = {}
 
     def remembered(settings: Settings) -> float:

@@ -65,11 +65,12 @@ def table(
     texts = {} if text is None else {False: text, True: whiten(text)}
     before, after = Fits(train, n_items, texts), Fits(joined(train, valid), n_items, texts)
     chosen = _Chooser(before, valid).choose(repeats)
+    counts = events(train, n_items)
     out: dict[str, dict[str, Any]] = {}
     for name, settings in chosen.items():
         logger.info("baseline %s: %s", name, settings)
-        on_valid, _ = _measure(getattr(before, name)(**settings), valid, before, k)
-        on_test, per_query = _measure(getattr(after, name)(**settings), test, after, k)
+        on_valid, _ = _measure(getattr(before, name)(**settings), valid, counts, k)
+        on_test, per_query = _measure(getattr(after, name)(**settings), test, counts, k)
         out[name] = {"valid": on_valid, "test": on_test, "chosen": settings, "per_query": per_query}
     if n_items > MOST_ITEMS:
         reason = f"EASE needs at most {MOST_ITEMS} items; got {n_items}"
@@ -137,8 +138,7 @@ def joined(train: Ragged, valid: Holdout) -> Ragged:
 
 
 def _measure(
-    recommender: Recommender, holdout: Holdout, fits: Fits, k: Sequence[int]
+    recommender: Recommender, holdout: Holdout, counts: np.ndarray, k: Sequence[int]
 ) -> tuple[dict[str, float], dict[str, np.ndarray]]:
-    ranks = rank(recommender(holdout), holdout, fits.n_items, top=max(k))
-    counts = events(fits.train, fits.n_items)
+    ranks = rank(recommender(holdout), holdout, len(counts) - 1, top=max(k))
     return metrics.summarize(ranks, k, counts), metrics.per_query(ranks, k)
