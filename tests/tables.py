@@ -104,12 +104,35 @@ folder = "{folder}/runs"
 source = "tables"
 interactions = "{folder}/interactions.parquet"
 items = "{folder}/items.csv"
+users = "{folder}/users.parquet"
 roles = {{ title = "title", price = "price" }}
 
 [features.text]
 columns = ["title"]
 encoder = "{folder}/encoder"
 tokens = 8
+
+[[features.columns]]
+name = "tags"
+side = "item"
+kind = "categorical"
+separator = "|"
+max_values = 3
+
+[[features.columns]]
+name = "price"
+side = "item"
+kind = "numeric"
+
+[[features.columns]]
+name = "country"
+side = "user"
+kind = "categorical"
+
+[[features.columns]]
+name = "age"
+side = "user"
+kind = "numeric"
 
 [model]
 dimension = 16
@@ -120,7 +143,7 @@ embedding_dropout = 0.0
 dropout = 0.0
 
 [train]
-epochs = 12
+epochs = 5
 patience = 0
 batch = 16
 learning_rate = 0.03

@@ -182,9 +182,10 @@ def test_a_blend_leaves_the_choice_to_the_scorer_that_has_one():
     assert np.isfinite(scores).all()
 
 
-def test_ease_refuses_a_catalogue_that_does_not_fit():
-    with pytest.raises(TrainingError, match="at most 20000 items; got 20001"):
-        baselines.EASE(l2=1.0).fit(USERS, 20_001)
+def test_a_catalogue_too_large_for_pairs_of_items_is_refused():
+    for model in (baselines.EASE(l2=1.0), baselines.ItemKNN(neighbours=5, shrink=0)):
+        with pytest.raises(TrainingError, match="at most 20000 items; got 20001"):
+            model.fit(USERS, 20_001)
 
 
 # Search
@@ -245,6 +246,14 @@ def test_repeat_purchases_are_ranked_when_kept():
     assert "text_profile" not in found
 
 
+def test_valid_targets_count_on_test_and_not_before():
+    rows = [[1]] * 5
+    valid, test = holdout([[2]] * 5, history=rows), holdout([[2]] * 5, history=[[1, 2]] * 5)
+    found = baselines.table(lists([], *rows), valid, test, 4, k=[2])["popularity"]
+    assert found["valid"]["hr@2"] == 0  # item 2 ties with 3 and 4 behind item 1
+    assert found["test"]["mrr@2"] == pytest.approx(1 / 1.5)  # ties with item 1
+
+
 def test_test_never_chooses_settings():
     train, valid, test, text = blocks_world()
     rng = np.random.default_rng(1)
@@ -262,12 +271,12 @@ def test_joined_appends_valid_in_order_and_keeps_strangers_apart():
     assert offsets.tolist() == [0, 0, 3, 5, 7, 8]
 
 
-def test_a_catalogue_too_large_for_ease_says_so(monkeypatch, caplog):
-    monkeypatch.setattr(compare, "MOST_ITEMS", 19)
+def test_what_a_catalogue_is_too_large_for_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(counts, "MOST_ITEMS", 19)
     train, valid, test, text = blocks_world()
     found = baselines.table(train, valid, test, 20, text, k=[4])
-    for name in ("ease", "ease_recency", "ease_recency_text"):
-        assert found[name] == {"skipped": "EASE needs at most 19 items; got 20"}
+    for name in ("item_knn", "ease", "ease_recency", "ease_recency_text"):
+        assert found[name] == {"skipped": "pairs of items are counted for at most 19 items; got 20"}
     assert found["text_profile"]["test"]["hr@4"] == 1
     assert "skipped" in caplog.text
 

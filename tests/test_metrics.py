@@ -109,9 +109,9 @@ def test_coverage_counts_distinct_items_without_padding():
 
 
 def test_novelty_is_mean_self_information():
-    counts = np.array([0, 4, 2, 1, 0])  # item 4 counts as one event: shares 1/2, 1/4, 1/8, 1/8
-    assert metrics.novelty(of([0], top=[[1, 2]]), 2, counts) == pytest.approx((1 + 2) / 2)
-    assert metrics.novelty(of([0], top=[[4, 0]]), 2, counts) == pytest.approx(3)
+    counts = np.array([0, 1, 0, 2, 4])  # item 2 counts as one event: shares 1/8, 1/8, 1/4, 1/2
+    assert metrics.novelty(of([0], top=[[4, 3]]), 2, counts) == pytest.approx((1 + 2) / 2)
+    assert metrics.novelty(of([0], top=[[2, 0]]), 2, counts) == pytest.approx(3)
 
 
 def test_summary_has_every_metric_as_a_plain_number():

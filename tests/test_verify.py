@@ -166,6 +166,14 @@ def test_verify_asks_both_witnesses_and_the_op_lint(tmp_path):
     )
 
 
+@pytest.mark.slow
+def test_verify_catches_a_module_that_holds_keras_layers(tmp_path):
+    path = save_untracked_variable(tmp_path / "1")
+    add_golden(path, "embed", {"x": np.ones((1, 3), np.float32)}, {"embedding": np.ones((1, 2), np.float32)})
+    [failure] = verify(path, "2.18").failures
+    assert str(failure).startswith("session: signature embed, request 0: FAILED_PRECONDITION: Could not find variable")
+
+
 def test_a_witness_that_dies_is_a_failure(tmp_path):
     report = verify_module._witness("session", "tfrec.no_such_module", tmp_path, tmp_path)
     [failure] = report["failures"]

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 
 from tfrec.config import Config, validate
+from tfrec.training import retrieval
+from tfrec.training.loop import Trainer
+from tfrec.training.optimizers import make_optimizer
+from tfrec.training.retrieval import RetrievalData, build
+from tfrec.training.strategies import make_strategy
 
 
 def checkerboard(users: int, items: int, blocks: int, seed: int, events: int = 8) -> dict[str, np.ndarray]:
@@ -49,3 +56,42 @@ def settings(model: Mapping[str, Any] | None = None, **train: Any) -> Config:
             "train": quick | train,
         }
     )
+
+
+def retrieval_data(config: Config, events: Mapping[str, np.ndarray], **more: Any) -> RetrievalData:
+    """Events without features as training data; ``more`` replaces fields of :class:`RetrievalData`."""
+    counts = {"users": int(events["user"].max()), "items": int(events["item"].max())}
+    return RetrievalData(events, **counts, **{"user_columns": {}, "item_columns": {}, "vocabularies": {}, **more})
+
+
+def make_trainer(config: Config, data: RetrievalData, folder: Path, callbacks: Sequence[Any] = ()) -> Trainer:
+    """The trainer of the settings on train events alone, without early stopping."""
+    keras.utils.set_random_seed(config.run.seed)
+    strategy = make_strategy(config.train)
+    with strategy.scope():
+        model = build(config, data)
+        model.compile(optimizer=make_optimizer(config.train))
+        model.optimizer.build(model.trainable_variables)
+    batches = retrieval._batches(config, data, (0,))
+    return Trainer(
+        model,
+        retrieval._objective(config, data, model, batches),
+        batches,
+        strategy,
+        folder,
+        callbacks=callbacks,
+        accumulate=config.train.accumulate,
+        clip_norm=config.train.clip_norm,
+        checkpoint_steps=config.train.checkpoint_steps,
+    )
+
+
+def weights(model: keras.Model) -> dict[str, np.ndarray]:
+    """Trainable weights by path."""
+    return {v.path: v.numpy() for v in model.trainable_variables}
+
+
+def largest_difference(a: keras.Model, b: keras.Model) -> float:
+    """Of all trainable weights."""
+    theirs = weights(b)
+    return max(float(np.max(np.abs(value - theirs[path]))) for path, value in weights(a).items())

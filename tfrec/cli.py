@@ -12,7 +12,7 @@ from typing import Any
 
 from tfrec import __version__
 from tfrec import config as settings
-from tfrec.errors import ConfigError, TfrecError
+from tfrec.errors import ArtifactError, ConfigError, TfrecError
 
 STAGES = {
     "prepare": "clean, split and encode tables into runs/NAME",
@@ -25,7 +25,7 @@ STAGES = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad usage or settings."""
-    arguments = _parser().parse_args(argv)
+    arguments = _parse(argv)
     # TensorFlow's start-up lines say nothing to a user of this command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     try:
@@ -36,6 +36,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(arguments, "interrupted; the last checkpoint is kept, run the same command to continue", 1)
     except (OSError, MemoryError) as error:
         return _fail(arguments, f"{type(error).__name__}: {error}", 1)
+
+
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Takes overrides on both sides of options, which argparse alone refuses."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and ("overrides" not in arguments or any(word.startswith("-") for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments.overrides += rest
+    return arguments
 
 
 def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
@@ -54,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     for name, purpose in STAGES.items():
         command = _command(commands, name, purpose, f"tfrec {name} configs/ml100k.toml run.seed=2")
         command.add_argument("config", metavar="CONFIG", help="a TOML file of settings")
-        command.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace those of the file")
+        command.add_argument(
+            "overrides", metavar="key=value", nargs="*", help="settings that replace those of the file"
+        )
         if name == "train":
             command.add_argument("--no-export", action="store_true", help="end after training")
         command.set_defaults(run=_stage, stage=name)
@@ -103,9 +116,15 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from tfrec.artifact import verify
+    from tfrec.artifact import export, verify
 
-    print(verify.verify(arguments.export, arguments.tf_serving))
+    folder = arguments.export
+    if not folder.name.isdecimal() and (published := export.versions(folder)):
+        folder = folder / str(published[-1])
+    report = verify.verify(folder, arguments.tf_serving)
+    if not report.ok:
+        raise ArtifactError("an artefact must pass verification", str(report), "Do not serve it")
+    print(report)
     return 0
 
 

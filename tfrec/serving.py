@@ -42,15 +42,20 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         user_index=preprocessor.users.lookup,
         item_index=preprocessor.items.lookup,
         user_vector=lambda items, mask, user: model.user_vectors(items, mask, user)[:, -1],
-        knows_users=config.model.user_id or bool(schema.side("user")),
+        knows_users=_knows_users(run),
         item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
         embed_item=embed_item,
         embed_query=text.of_texts if text.encoder else None,
-        variables=[variable.value for variable in text.variables() + model.user_tower.variables + model.user_table.variables + model.item_tower.variables],
+        variables=[variable.value for variable in _variables(text, model)],
         tables=preprocessor.tables,
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
     )
+
+
+def _variables(text: _Text, model: TwoTower) -> list[Any]:
+    layers = (model.user_tower, model.user_table, model.item_tower)
+    return [*text.variables(), *(variable for layer in layers for variable in layer.variables)]
 
 
 class _Text:
@@ -90,6 +95,11 @@ class _Text:
         return tf.where(said, self.encoder(tokens), 0.0)
 
 
+def _knows_users(run: Run) -> bool:
+    """Whether the user tower tells users without history apart."""
+    return run.config.model.user_id or bool(run.config.features.schema_.side("user"))
+
+
 def _popularity(data: RetrievalData) -> np.ndarray:
     """Share of the most popular item's events, float32 [N+1]."""
     kept = np.isin(data.events["split"], (0, 1))
@@ -103,7 +113,7 @@ def golden_requests(run: Run, parts: Parts) -> Requests:
     items = [str(i) for i in run.prepared.item_ids[:GOLDEN_USERS]]
     unknown = "no such id"
     strings, nothing, ten = _strings, np.empty((1, 0), object), np.int32(10)
-    history = strings([["", unknown, *items[:3]], ["", "", "", "", items[-1]]])
+    history = strings([["", unknown, items[0], items[-1]], ["", "", "", items[-1]]])
     two = strings([users[0], unknown])
     empty = np.empty((2, 0), object)
     recommend = [
@@ -141,14 +151,16 @@ def _strings(values: Any) -> np.ndarray:
 
 
 def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarray:
-    """The Keras model's own best k scores of the first users, from their stored history, float32 [users, k]."""
+    """The Keras model's own best k scores of the first users, from their stored history, float32 [≤ users, ≤ k]."""
     data = run.retrieval_data()
+    length = run.config.model.history_length
     stored = stored_histories(data, run.config.export.stored_history)[1 : users + 1]
-    read = stored[:, -run.config.model.history_length :]
-    index = np.arange(1, users + 1, dtype=np.int32)
+    read = np.pad(stored, [(0, 0), (length, 0)])[:, -length:]
+    index = np.arange(1, len(stored) + 1, dtype=np.int32)
     vectors = model({"history": read, "user": index}).numpy()[:, -1]
-    scores = vectors @ RetrievalScorer(model).item_vectors().T
+    known = read.any(axis=1) | _knows_users(run)
+    scores = np.where(known[:, None], vectors @ RetrievalScorer(model).item_vectors().T, _popularity(data))
     scores[:, 0] = LOWEST
     if run.config.export.drop_history:
-        scores[np.arange(users)[:, None], stored] = LOWEST
+        scores[index[:, None] - 1, stored] = LOWEST
     return -np.sort(-scores, axis=1)[:, :k]

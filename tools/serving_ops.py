@@ -3,11 +3,11 @@
     python tools/serving_ops.py
 
 Stock TensorFlow Serving links TensorFlow core and, by SUPPORTED_TENSORFLOW_OPS in tensorflow_serving/model_servers/
-BUILD, TF-Text's ops_lib and the decision forests' inference ops (left out here). Both TensorFlow Serving 2.18 and 2.19
-build TF-Text 2.12.1 (tensorflow_serving/workspace.bzl; github.com/tensorflow/serving/pull/4057), whose ops_lib has
-no trimmer_ops. So: the ops with a CPU kernel in the TensorFlow release of that version, and the ops of TF-Text
-2.12.1's libraries, read through the C API. Releases are installed by pip, apart from this environment, into
-$TFREC_CACHE/tf-releases (or ~/.cache/tfrec/tf-releases); several GB.
+BUILD, TF-Text's ops_lib and the decision forests' inference ops (left out here). TensorFlow Serving 2.18 builds
+TF-Text 2.12.1, which has no RoundRobinTrim (says github.com/tensorflow/serving/pull/4057, a proposal to change that);
+2.19 is taken to be the same, the safe side. The lists are the ops with a CPU kernel in the TensorFlow release of that
+version and the ops of all libraries in TF-Text 2.12.1's wheel, read through the C API. Releases are installed by pip,
+apart from this environment, into $TFREC_CACHE/tf-releases (or ~/.cache/tfrec/tf-releases); 5 GB.
 """
 
 from __future__ import annotations

@@ -80,12 +80,15 @@ class Recommender(tf.Module):
         rows = tf.shape(scores)[0]
         tf.debugging.assert_positive(k, message="k must be at least 1")
         widest = tf.maximum(tf.reduce_max(k), 0)
+        one_a_row = (tf.size(k) == 1) | ((tf.rank(k) == 1) & (tf.size(k) == rows))
+        k = _checked(tf.reshape(k, [-1]), one_a_row, ["k must be one number, or one a request; got", k, "for", rows])
+        k = tf.broadcast_to(k, [rows])
         scores = _lower(tf.concat([tf.fill([rows, 1], LOWEST), scores[:, 1:]], axis=1), dropped)
         found, index = tf.math.top_k(scores, tf.minimum(widest, tf.shape(scores)[1]))
         missing = widest - tf.shape(found)[1]
         found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
         index = tf.pad(index, [[0, 0], [0, missing]])
-        asked = tf.range(widest)[None] < tf.reshape(tf.broadcast_to(k, [rows]), [-1, 1])
+        asked = tf.range(widest)[None] < k[:, None]
         kept = asked & (found > LOWEST)
         return {
             "item_ids": tf.gather(self.item_ids, tf.where(kept, index, 0)),
@@ -107,9 +110,15 @@ def _lower(scores: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
 def _rows(value: tf.Tensor, rows: tf.Tensor, name: str) -> tf.Tensor:
     """Repeats a single row, as an omitted input has, for the whole batch."""
     size = tf.shape(value)[0]
-    rule = f"{name} must have one row, or one a request"
-    tf.debugging.Assert((size == 1) | (size == rows), [rule, "got", size, "for", rows])
+    rule = f"{name} must have one row, or one a request; got"
+    value = _checked(value, (size == 1) | (size == rows), [rule, size, "for", rows])
     return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], axis=0))
+
+
+def _checked(value: tf.Tensor, condition: tf.Tensor, message: Sequence[Any]) -> tf.Tensor:
+    # Without the dependency, an op that cannot take the value may be first to complain.
+    with tf.control_dependencies([tf.debugging.Assert(condition, message)]):
+        return tf.identity(value)
 
 
 def _compact(index: tf.Tensor) -> tf.Tensor:
@@ -179,8 +188,9 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
 
     @tf.function
     def embed_item(item_id: tf.Tensor, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
-        item = parts.item_index(_rows(item_id, tf.shape(next(iter(raw.values()), item_id))[0], "item_id"))
-        return parts.embed_item(item, raw)
+        rows = tf.reduce_max([tf.shape(column)[0] for column in raw.values() or [item_id]])
+        columns = {name: _rows(column, rows, name) for name, column in raw.items()}
+        return parts.embed_item(parts.item_index(_rows(item_id, rows, "item_id")), columns)
 
     columns = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in parts.item_columns.items()}
     item_spec = tf.TensorSpec([None], tf.string, name="item_id")

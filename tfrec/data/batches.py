@@ -41,9 +41,8 @@ class HistoryBatches:
 
     def __post_init__(self) -> None:
         if not len(self._rows(0)):
-            raise TrainingError(
-                "training needs a user with at least two events", f"{len(self.values)} events", "Add interactions"
-            )
+            least = "one event" if self.first_event else "two events"
+            raise TrainingError(f"training needs a user with at least {least}", f"{len(self.values)} events")
 
     @property
     def steps(self) -> int:

@@ -63,7 +63,7 @@ def _raw_column(table: pa.Table, name: str, numeric: bool) -> np.ndarray:
         return np.array([_text(value) for value in column.to_pylist()], dtype=object)
     try:
         with np.errstate(over="ignore"):  # beyond float32 is infinite, which counts as missing
-            return column.cast(pa.float64()).to_numpy(zero_copy_only=False).astype(np.float32)
+            return column.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False).astype(np.float32)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         raise DataError(f"the numeric feature {name} must hold numbers", str(error)) from error
 
@@ -119,8 +119,9 @@ def _split_values(feature: Feature, strings: tf.Tensor) -> tf.Tensor:
 
 def index_table(values: Sequence[Any], name: str) -> tf.lookup.StaticHashTable:
     """string -> place + 1, 0 for what is not in ``values``."""
-    keys = tf.constant(values, tf.string) if len(values) else tf.constant([], tf.string)
-    places = tf.range(1, len(values) + 1, dtype=tf.int32)
+    # A table cannot be empty; "" means nothing everywhere.
+    keys = tf.constant(values if len(values) else [""], tf.string)
+    places = tf.range(1, len(values) + 1, dtype=tf.int32) if len(values) else tf.constant([0])
     return tf.lookup.StaticHashTable(tf.lookup.KeyValueTensorInitializer(keys, places), 0, name=name)
 
 

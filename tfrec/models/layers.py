@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -77,7 +78,7 @@ class DecayedMean(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         if self.learned:
-            logit = keras.initializers.Constant(float(ops.log(self.decay / (1 - self.decay))))
+            logit = keras.initializers.Constant(math.log(self.decay / (1 - self.decay)))
             self.logit = self.add_weight(shape=(), initializer=logit, name="decay_logit")
         self.built = True
 
@@ -85,7 +86,7 @@ class DecayedMean(keras.layers.Layer):
         length = ops.shape(x)[1]
         position = ops.arange(length, dtype="float32")
         age = position[:, None] - position[None, :]  # [L, L]
-        log_decay = -ops.softplus(-ops.cast(self.logit, "float32")) if self.learned else float(ops.log(self.decay))
+        log_decay = -ops.softplus(-ops.cast(self.logit, "float32")) if self.learned else math.log(self.decay)
         power = ops.where(age >= 0, ops.exp(ops.maximum(age, 0.0) * log_decay), 0.0)
         weights = power[None] * ops.cast(mask, "float32")[:, None, :]  # [B, L, L]
         weights = weights / ops.maximum(ops.sum(weights, axis=-1, keepdims=True), 1e-9)
@@ -133,8 +134,11 @@ class CausalTransformer(keras.layers.Layer):
     def call(self, x: Any, mask: Any, training: bool = False) -> Any:
         length = ops.shape(x)[1]
         x = x + ops.cast(self.positions[self.length - length :], x.dtype)
-        causal = ops.tril(ops.ones((length, length), dtype="bool"))
-        visible = ops.logical_and(causal[None], ops.cast(mask, "bool")[:, None, :])  # [B, L, L]
+        place = ops.arange(length)
+        age = place[:, None] - place[None]  # [L, L]
+        # A padding position sees itself: with nothing visible, attention would spread over the future.
+        present = ops.logical_or(ops.cast(mask, "bool")[:, None, :], (age == 0)[None])
+        visible = ops.logical_and((age >= 0)[None], present)  # [B, L, L]
         for block in self.blocks:
             x = block(x, visible, training=training)
         return self.norm(x)

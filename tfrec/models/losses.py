@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import tensorflow as tf
 
 from tfrec.models import tfrs
@@ -11,9 +9,7 @@ from tfrec.models import tfrs
 LOWEST = -1e9
 
 
-def softmax_loss(
-    users: tf.Tensor, items: tf.Tensor, targets: tf.Tensor, temperature: tf.Tensor
-) -> tf.Tensor:
+def softmax_loss(users: tf.Tensor, items: tf.Tensor, targets: tf.Tensor, temperature: tf.Tensor) -> tf.Tensor:
     """Cross-entropy over the whole catalogue.
 
         L_m = −τ u_m·v_{t_m} + log Σ_{n≥1} exp τ u_m·v_n
@@ -48,7 +44,7 @@ def in_batch_loss(
         candidates: float32 [C, d].
         labels: int32 [M], the candidate of each user.
         ids: int32 [C] item indices; 0 is padding and never a negative.
-        probabilities: float32 [C], the chance q that the item is in a batch position.
+        probabilities: float32 [C], the chance q that the item is in a batch position; below 1e-6 counts as 1e-6.
         temperature: scalar τ.
 
     Returns:
@@ -57,7 +53,7 @@ def in_batch_loss(
     Source: Yi et al. 2019, Sampling-bias-corrected neural modeling for large corpus item recommendations.
     """
     logits = temperature * tf.matmul(users, candidates, transpose_b=True)  # [M, C]
-    logits = tfrs.sampling_probability_correction(logits, tf.maximum(probabilities, 1e-12))
+    logits = tfrs.sampling_probability_correction(logits, probabilities)
     logits = tf.where(ids[None, :] == 0, LOWEST, logits)
     one_hot = tf.one_hot(labels, tf.shape(candidates)[0])
     logits = tfrs.remove_accidental_hits(one_hot, logits, ids)

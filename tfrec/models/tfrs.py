@@ -7,39 +7,33 @@ and unsaved inside a Keras 3 model, so only functions of its arguments come thro
 from __future__ import annotations
 
 import functools
-import os
-from types import ModuleType
+import importlib
 from typing import Any
 
 import tensorflow as tf
 
-from tfrec.errors import TrainingError
-
 
 @functools.cache
-def _layers() -> Any:
-    if _tf_keras_is_keras_3():
-        raise TrainingError(
-            "tensorflow-recommenders needs TF_USE_LEGACY_KERAS=1 before tf.keras is first used",
-            "a tf.keras that is already Keras 3",
-            "Set the variable before starting Python, or use `import keras` instead of tf.keras",
-        )
-    os.environ["TF_USE_LEGACY_KERAS"] = "1"
-    import tensorflow_recommenders as tfrs
+def _losses() -> Any:
+    """TFRS's loss layers, imported while ``tf.keras`` is Keras 2 and handed back as it was.
 
-    return tfrs.layers.loss
-
-
-def _tf_keras_is_keras_3() -> bool:
-    # tf.keras is a lazy loader until somebody touches it, then a plain module.
-    return type(vars(tf).get("keras")) is ModuleType and tf.keras.__name__.startswith("keras.")
+    TFRS refuses a ``tf.keras`` that is Keras 3, which it is as soon as tensorflow-text is imported; and
+    TF_USE_LEGACY_KERAS=1 would turn the ``tf.keras`` of everybody else in the process into Keras 2.
+    """
+    namespace = vars(tf)
+    theirs = namespace["keras"]
+    namespace["keras"] = importlib.import_module("tf_keras")
+    try:
+        return importlib.import_module("tensorflow_recommenders").layers.loss
+    finally:
+        namespace["keras"] = theirs
 
 
 def sampling_probability_correction(logits: tf.Tensor, probabilities: tf.Tensor) -> tf.Tensor:
-    """logits [M, C] − log probabilities [C]."""
-    return _layers().SamplingProbablityCorrection()(logits, probabilities)
+    """logits [M, C] − log q [C], with q = probabilities clipped to [1e-6, 1]."""
+    return _losses().SamplingProbablityCorrection()(logits, probabilities)
 
 
 def remove_accidental_hits(one_hot: tf.Tensor, logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     """Lowers the logits [M, C] of candidates whose id [C] is the positive's, the positive itself apart."""
-    return _layers().RemoveAccidentalHits()(one_hot, logits, ids)
+    return _losses().RemoveAccidentalHits()(one_hot, logits, ids)

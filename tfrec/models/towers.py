@@ -15,7 +15,8 @@ from tfrec.models.text import TextEncoder
 def unit(x: Any) -> Any:
     """L2-normalises the last axis in float32; a zero vector stays zero."""
     x = ops.cast(x, "float32")
-    return x / ops.maximum(ops.sqrt(ops.sum(ops.square(x), axis=-1, keepdims=True)), 1e-6)
+    # The floor is inside the root, whose gradient at 0 is infinite.
+    return x / ops.sqrt(ops.maximum(ops.sum(ops.square(x), axis=-1, keepdims=True), 1e-12))
 
 
 @keras.saving.register_keras_serializable("tfrec")
@@ -52,9 +53,7 @@ class ItemTower(keras.layers.Layer):
         self.encoder = TextEncoder.from_config(dict(encoder)) if encoder else None
         # The two parts start at like lengths; tiny ids under a long text vector learn late.
         ids, text = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.RandomNormal(stddev=0.03)
-        self.id_embedding = (
-            keras.layers.Embedding(items + 1, dimension, ids, name="id", **policy) if items else None
-        )
+        self.id_embedding = keras.layers.Embedding(items + 1, dimension, ids, name="id", **policy) if items else None
         self.text_projection = (
             keras.layers.Dense(dimension, use_bias=False, kernel_initializer=text, name="text_projection", **policy)
             if text_width
@@ -165,7 +164,8 @@ class UserTower(keras.layers.Layer):
         shape = (None, self.settings["length"], self.settings["dimension"])
         for summary in self.summaries:
             summary.build(shape)
-        self.gates = self.add_weight(shape=(len(self.summaries),), initializer="ones", name="gates")
+        if self.summaries:
+            self.gates = self.add_weight(shape=(len(self.summaries),), initializer="ones", name="gates")
         if self.id_embedding:
             self.id_embedding.build()
         if self.features:
@@ -182,7 +182,8 @@ class UserTower(keras.layers.Layer):
             for i, layer in enumerate(self.summaries)
         ]
         if self.id_embedding:
-            parts.append(self.id_embedding(user["user"])[:, None])
+            known = ops.cast(ops.not_equal(user["user"], 0), self.compute_dtype)
+            parts.append((self.id_embedding(user["user"]) * known[:, None])[:, None])
         if self.features:
             parts.append(self.features(user)[:, None])
         total = sum(parts[1:], parts[0])

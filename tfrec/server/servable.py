@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.framework.types_pb2 import DataType
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
@@ -97,7 +98,8 @@ class Servable:
         name = signature or DEFAULT_SIGNATURE
         if name not in self.signatures:
             raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-        feeds = complete_inputs(self.signatures[name], inputs)
+        feeds = complete_inputs(self.signatures[name], {alias: np.asarray(value) for alias, value in inputs.items()})
+        _check_dtypes(self.signatures[name], feeds)
         wanted = _check_outputs(self.signatures[name], outputs or ())
         try:
             values = self._callable(name, wanted)(*feeds.values())
@@ -140,7 +142,7 @@ def complete_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> d
             f"len({_braced(inputs)}) != len({_braced(signature.inputs)}). "
             f"Sent extra: {_braced(extra)}. Missing but required: {_braced(missing)}.",
         )
-    for alias in missing - signature.defaults.keys():
+    for alias in sorted(missing - signature.defaults.keys()):
         raise RequestError(
             "INVALID_ARGUMENT",
             f"Signature input alias: {alias}(feed name: {signature.inputs[alias].tensor}) not found in request and no "
@@ -196,6 +198,14 @@ def _tensor_info(info: Any) -> TensorInfo:
     shape = info.tensor_shape
     known = None if shape.unknown_rank else tuple(None if d.size < 0 else d.size for d in shape.dim)
     return TensorInfo(info.name, tf.as_dtype(info.dtype), known)
+
+
+def _check_dtypes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
+    for i, (alias, value) in enumerate(feeds.items()):
+        expected, got = signature.inputs[alias].dtype, tf.as_dtype(value.dtype)
+        if got != expected:
+            names = [DataType.Name(dtype.as_datatype_enum)[3:].lower() for dtype in (expected, got)]
+            raise RequestError("INVALID_ARGUMENT", f"Expects arg[{i}] to be {names[0]} but {names[1]} is provided")
 
 
 def _check_outputs(signature: Signature, outputs: Sequence[str]) -> tuple[str, ...]:

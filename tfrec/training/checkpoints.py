@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ import numpy as np
 from tfrec.errors import TrainingError
 
 FILE = "checkpoint.npz"
-_PLAIN = (bool, int, float, str, type(None))
+_DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
 def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progress: dict[str, Any]) -> None:
@@ -24,7 +26,7 @@ def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progr
     Args:
         folder: of one training phase; made when absent.
         variables: Keras or TensorFlow variables, in an order that a restart repeats.
-        callbacks: Keras callbacks whose plain attributes and weight lists are kept.
+        callbacks: Keras callbacks whose numbers, lists and dicts of them, and weight lists are kept.
         progress: JSON values.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -32,25 +34,70 @@ def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progr
     states = []
     for i, callback in enumerate(callbacks):
         plain, lists = _callback_state(callback)
-        states.append(plain)
+        states.append({"type": type(callback).__name__, "state": plain})
         arrays.update({f"callback/{i}/{name}/{j}": x for name, xs in lists.items() for j, x in enumerate(xs)})
     header = json.dumps({"progress": progress, "callbacks": states})
-    beside = folder / f".{FILE}.{os.getpid()}"
-    try:
-        with beside.open("wb") as file:
-            np.savez(file, header=np.array(header), **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(folder / FILE)
-    finally:
-        beside.unlink(missing_ok=True)
+    # A fixed name: what a kill leaves behind is overwritten.
+    beside = folder / f".{FILE}.partial"
+    with beside.open("wb") as file:
+        np.savez(file, header=np.array(header), **arrays)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(folder / FILE)
 
 
-def restore(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any]) -> dict[str, Any] | None:
-    """Assigns what :func:`save` wrote and returns its progress; None when there is no checkpoint.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What :func:`save` wrote."""
+
+    path: Path
+    progress: dict[str, Any]
+    callbacks: list[dict[str, Any]]
+    arrays: dict[str, np.ndarray]
+
+    def restore(self, variables: Sequence[Any], callbacks: Sequence[Any]) -> None:
+        """Assigns variables and callback state, or nothing at all.
+
+        Raises:
+            TrainingError: it was written by another model or with other callbacks.
+        """
+        self._check(variables, callbacks)
+        for i, variable in enumerate(variables):
+            variable.assign(self.arrays[_key(i, variable)])
+        for i, (callback, stored) in enumerate(zip(callbacks, self.callbacks, strict=True)):
+            if isinstance(callback, keras.callbacks.CSVLogger):
+                _truncate(callback, stored["state"]["size"])
+            else:
+                vars(callback).update(stored["state"] | self._weight_lists(i))
+
+    def _check(self, variables: Sequence[Any], callbacks: Sequence[Any]) -> None:
+        stored = {k: v.shape for k, v in self.arrays.items() if not k.startswith("callback/")}
+        wanted = {_key(i, v): tuple(v.shape) for i, v in enumerate(variables)}
+        differing = sorted(key for key in stored.keys() | wanted.keys() if stored.get(key) != wanted.get(key))
+        if differing:
+            name = differing[0]
+            raise TrainingError(
+                f"a checkpoint must fit the model; {self.path} holds {name} with shape {stored.get(name)}",
+                wanted.get(name),
+                "Settings or data changed: remove the run's folder or name another run",
+            )
+        before, now = [x["type"] for x in self.callbacks], [type(x).__name__ for x in callbacks]
+        if before != now:
+            raise TrainingError(f"a checkpoint must be continued with its callbacks, {before} in {self.path}", now)
+
+    def _weight_lists(self, i: int) -> dict[str, list[np.ndarray]]:
+        lists: dict[str, list[np.ndarray]] = {}
+        for key, array in self.arrays.items():  # in the order of saving
+            if key.startswith(f"callback/{i}/"):
+                lists.setdefault(key.split("/")[2], []).append(array)
+        return lists
+
+
+def read(folder: Path) -> Checkpoint | None:
+    """The last checkpoint of a folder; None when there is none.
 
     Raises:
-        TrainingError: the file is damaged or belongs to another model.
+        TrainingError: the file is damaged.
     """
     path = folder / FILE
     if not path.exists():
@@ -58,42 +105,38 @@ def restore(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any]) ->
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-            header = json.loads(str(arrays.pop("header")))
-    except (zipfile.BadZipFile, ValueError, KeyError, EOFError, OSError) as error:
+        header = json.loads(str(arrays.pop("header")))
+        return Checkpoint(path, header["progress"], header["callbacks"], arrays)
+    except _DAMAGE as error:
         raise TrainingError(
             "a checkpoint must be whole", f"{path}: {error}", "Remove it to train from the beginning"
         ) from error
-    _assign(path, variables, arrays)
-    for i, (callback, plain) in enumerate(zip(callbacks, header["callbacks"], strict=True)):
-        vars(callback).update(plain)
-        for name in _callback_lists(callback, arrays, i):
-            prefix = f"callback/{i}/{name}/"
-            setattr(callback, name, [arrays[f"{prefix}{j}"] for j in range(sum(k.startswith(prefix) for k in arrays))])
-    return header["progress"]
-
-
-def _assign(path: Path, variables: Sequence[Any], arrays: dict[str, np.ndarray]) -> None:
-    for i, variable in enumerate(variables):
-        value = arrays.get(_key(i, variable))
-        if value is None or tuple(value.shape) != tuple(variable.shape):
-            raise TrainingError(
-                f"a checkpoint must fit the model; {variable.path} [{tuple(variable.shape)}] is not in {path}",
-                advice="Settings or data changed: remove the run's folder or name another run",
-            )
-        variable.assign(value)
 
 
 def _key(i: int, variable: Any) -> str:
-    return f"{i:05d} {getattr(variable, 'path', variable.name)}"
+    # Keras numbers optimizers and seed generators through the life of a process.
+    return f"{i:05d} {re.sub(r'_[0-9]+(?=/|$)', '', getattr(variable, 'path', variable.name))}"
 
 
-def _callback_state(callback: keras.callbacks.Callback) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
-    attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in vars(callback).items()}
-    plain = {k: v for k, v in attributes.items() if isinstance(v, _PLAIN)}
+def _callback_state(callback: Any) -> tuple[dict[str, Any], dict[str, list[np.ndarray]]]:
+    if isinstance(callback, keras.callbacks.CSVLogger):
+        return {"size": os.path.getsize(callback.filename)}, {}
+    attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in vars(callback).items() if k != "params"}
+    plain = {k: v for k, v in attributes.items() if _is_state(v)}
     lists = {k: v for k, v in attributes.items() if isinstance(v, list) and v and isinstance(v[0], np.ndarray)}
     return plain, lists
 
 
-def _callback_lists(callback: Any, arrays: dict[str, np.ndarray], i: int) -> set[str]:
-    prefix = f"callback/{i}/"
-    return {name.split("/")[2] for name in arrays if name.startswith(prefix)}
+def _is_state(value: Any) -> bool:
+    """Numbers and what is made of them; strings are paths and modes, and belong to the settings."""
+    if isinstance(value, list):
+        return all(map(_is_state, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_state, value.values()))
+    return isinstance(value, bool | int | float | None)
+
+
+def _truncate(logger: keras.callbacks.CSVLogger, size: int) -> None:
+    """Drops the rows of epochs that will be trained again."""
+    logger.csv_file.truncate(min(size, os.path.getsize(logger.filename)))
+    logger.append_header = os.path.getsize(logger.filename) == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,7 +59,8 @@ class Trainer:
     def __post_init__(self) -> None:
         self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
         self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
-        self._update = tf.function(self._global_step)
+        # Autograph would wrap our errors in its own.
+        self._update = tf.function(self._global_step, autograph=False)
         constant = {
             id(variable)
             for layer in self.model._flatten_layers()
@@ -74,40 +74,54 @@ class Trainer:
         """Trains up to ``epochs`` epochs and returns their logs.
 
         Raises:
-            TrainingError: a loss is not finite; the checkpoint before it is kept.
+            TrainingError: a loss or weight is not finite (the checkpoint before it is kept), a trainable
+                variable takes no part in the loss, or the checkpoint is damaged or another model's.
         """
         callbacks = keras.callbacks.CallbackList(list(self.callbacks), model=self.model)
         callbacks.set_params({"epochs": epochs, "steps": self.batches.steps, "verbose": 0})
-        self.model.stop_training = False
-        progress = self._begin(callbacks)
-        history: list[dict[str, float]] = progress["history"]
-        while len(history) < epochs and not self.model.stop_training:
-            epoch = len(history)
-            callbacks.on_epoch_begin(epoch)
-            self._run_epoch(epoch, progress["step"], callbacks, history)
-            logs = {"loss": float(self._loss) / self.batches.steps}
-            logs |= self.validate()
-            callbacks.on_epoch_end(epoch, logs)
-            history.append(logs)
-            progress["step"] = 0
-            self._loss.assign(0.0)
-            self._save(0, history)
-        callbacks.on_train_end()
+        loggers = [callback for callback in self.callbacks if isinstance(callback, keras.callbacks.CSVLogger)]
+        try:
+            step, history = self._begin(callbacks, loggers)
+            while len(history) < epochs and not self.model.stop_training:
+                self._run_epoch(len(history), step, callbacks, history)
+                step = 0
+            callbacks.on_train_end()
+        finally:
+            for logger in loggers:
+                if logger.csv_file:
+                    logger.csv_file.close()
         return history
 
-    def _begin(self, callbacks: keras.callbacks.CallbackList) -> dict[str, Any]:
-        resuming = (self.folder / checkpoints.FILE).exists()
-        for callback in self.callbacks:
-            if resuming and isinstance(callback, keras.callbacks.CSVLogger):
-                callback.append = True
+    def _begin(
+        self, callbacks: Any, loggers: Sequence[keras.callbacks.CSVLogger]
+    ) -> tuple[int, list[dict[str, float]]]:
+        checkpoint = checkpoints.read(self.folder)
+        for logger in loggers if checkpoint else ():
+            logger.append = True
+        self.model.stop_training = False
         callbacks.on_train_begin()
-        progress = checkpoints.restore(self.folder, self._state, self.callbacks)
-        if progress is None:
-            return {"step": 0, "history": []}
-        self.model.stop_training = progress["stopped"]
-        return progress
+        if checkpoint is None:
+            return 0, []
+        step, history = checkpoint.progress["step"], checkpoint.progress["history"]
+        if step:
+            callbacks.on_epoch_begin(len(history))
+        # Last, because both hooks above reset state and rates.
+        checkpoint.restore(self._state, self.callbacks)
+        self.model.stop_training = checkpoint.progress["stopped"]
+        return step, history
 
     def _run_epoch(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
+        if not first_step:
+            callbacks.on_epoch_begin(epoch)
+        self._run_steps(epoch, first_step, callbacks, history)
+        logs = {"loss": float(self._loss) / self.batches.steps}
+        logs |= {name: float(value) for name, value in self.validate().items()}
+        callbacks.on_epoch_end(epoch, logs)
+        history.append(logs)
+        self._loss.assign(0.0)
+        self._save(0, history)
+
+    def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         dataset = self.strategy.experimental_distribute_dataset(self.batches.dataset(epoch, first_step))
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
@@ -115,18 +129,22 @@ class Trainer:
             loss = self._update(batch, tf.constant(step, tf.int64))
             callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
-                self._check_finite(epoch)
+                self._check_finite(epoch, step)
                 self._save(step + 1, history)
-        self._check_finite(epoch)
+        self._check_finite(epoch, step)
 
     def _save(self, step: int, history: list[dict[str, float]]) -> None:
         progress = {"step": step, "history": history, "stopped": bool(self.model.stop_training)}
         checkpoints.save(self.folder, self._state, self.callbacks, progress)
 
-    def _check_finite(self, epoch: int) -> None:
-        if self._bad_step >= 0 or not math.isfinite(self._loss):
+    def _check_finite(self, epoch: int, step: int) -> None:
+        bad_step = int(self._bad_step)
+        broken = [v.path for v in self.model.trainable_variables if not tf.reduce_all(tf.math.is_finite(v.value))]
+        if bad_step >= 0 or broken:
+            what = "a loss" if bad_step >= 0 else broken[0]
+            place = f"epoch {epoch + 1}, step {(bad_step if bad_step >= 0 else step) + 1}"
             raise TrainingError(
-                f"a loss must be finite; it was not at epoch {epoch + 1}, step {int(self._bad_step) + 1}",
+                f"losses and weights must be finite; {what} was not at {place}",
                 advice="Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept",
             )
 
@@ -134,8 +152,8 @@ class Trainer:
         losses = self.strategy.run(self._replica_step, args=(batch,))
         loss = self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
         self._loss.assign_add(loss)
-        if not tf.math.is_finite(loss) and self._bad_step < 0:
-            self._bad_step.assign(step)
+        first_bad = (self._bad_step < 0) & ~tf.math.is_finite(loss)
+        self._bad_step.assign(tf.where(first_bad, step, self._bad_step))
         return loss
 
     def _replica_step(self, batch: Batch) -> tf.Tensor:
@@ -144,9 +162,9 @@ class Trainer:
         replicas = tf.distribute.get_replica_context()
         weight = tf.add_n([weight for _, weight, _ in parts])
         weight = tf.maximum(replicas.all_reduce(tf.distribute.ReduceOp.SUM, weight), 1e-12)
-        gradients = [_sum_gradients(column) for column in zip(*(g for _, _, g in parts), strict=True)]
-        gradients = [_scale(gradient, 1.0 / weight) for gradient in gradients]
-        if self.clip_norm:
+        gradients = [tf.add_n(column) / weight for column in zip(*(g for _, _, g in parts), strict=True)]
+        scales = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
+        if self.clip_norm or (scales and replicas.num_replicas_in_sync > 1):
             gradients = self._clip(gradients, replicas)
         self.model.optimizer.apply(gradients, variables)
         return tf.add_n([loss for loss, _, _ in parts]) / weight
@@ -159,18 +177,18 @@ class Trainer:
         missing = [v.path for v, gradient in zip(variables, gradients, strict=True) if gradient is None]
         if missing:
             raise TrainingError("every trainable variable must take part in the loss; these do not", missing)
-        return loss, weight, gradients
+        # Keras optimizers take sparse rows that come twice, as from two replicas, for two rows: (a + b)² ≠ a² + b².
+        return loss, weight, [tf.convert_to_tensor(gradient) for gradient in gradients]
 
-    def _clip(self, gradients: Sequence[Any], replicas: tf.distribute.ReplicaContext) -> list[tf.Tensor]:
-        # Duplicate rows must be added and replicas summed before a norm means anything.
-        dense = [tf.convert_to_tensor(gradient) for gradient in gradients]
+    def _clip(self, gradients: Sequence[tf.Tensor], replicas: tf.distribute.ReplicaContext) -> list[tf.Tensor]:
+        # Replicas must be summed before a norm, or a test for overflow, means anything.
         count = replicas.num_replicas_in_sync
         if count > 1:
-            dense = replicas.all_reduce(tf.distribute.ReduceOp.SUM, dense)
-        scale = getattr(self.model.optimizer, "dynamic_scale", 1.0)
-        clipped, _ = tf.clip_by_global_norm(dense, self.clip_norm * tf.convert_to_tensor(scale))
+            gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        if self.clip_norm:
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * self.model.optimizer.scale_loss(1.0))
         # The optimizer adds the replicas again.
-        return [gradient / count for gradient in clipped]
+        return [gradient / count for gradient in gradients]
 
 
 def _split(batch: Batch, parts: int) -> Iterable[Batch]:
@@ -180,27 +198,10 @@ def _split(batch: Batch, parts: int) -> Iterable[Batch]:
     return [{name: values[i] for name, values in columns.items()} for i in range(parts)]
 
 
-def _sum_gradients(parts: Sequence[Any]) -> Any:
-    if len(parts) == 1:
-        return parts[0]
-    if all(isinstance(part, tf.IndexedSlices) for part in parts):
-        values = tf.concat([part.values for part in parts], axis=0)
-        indices = tf.concat([part.indices for part in parts], axis=0)
-        return tf.IndexedSlices(values, indices, parts[0].dense_shape)
-    return tf.add_n([tf.convert_to_tensor(part) for part in parts])
-
-
-def _scale(gradient: Any, factor: tf.Tensor) -> Any:
-    if isinstance(gradient, tf.IndexedSlices):
-        return tf.IndexedSlices(gradient.values * factor, gradient.indices, gradient.dense_shape)
-    return gradient * factor
-
-
 def _reads_batches(callback: keras.callbacks.Callback) -> bool:
     """Whether a callback wants the loss after every step, which makes the device wait."""
-    base = keras.callbacks.Callback
-    if isinstance(callback, keras.callbacks.LambdaCallback):
-        return True
-    return type(callback).on_train_batch_end not in (base.on_train_batch_end, keras.callbacks.TensorBoard.on_train_batch_end) or (
-        type(callback).on_batch_end is not base.on_batch_end
-    )
+    if isinstance(callback, keras.callbacks.TensorBoard):
+        return callback.update_freq != "epoch"
+    # LambdaCallback puts plain functions where others have bound methods.
+    hooks = ((getattr(callback, name), name) for name in ("on_train_batch_end", "on_batch_end"))
+    return any(getattr(hook, "__func__", None) is not getattr(keras.callbacks.Callback, name) for hook, name in hooks)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import tensorflow as tf
 
 from tfrec.config import Train
@@ -17,7 +19,7 @@ def make_strategy(settings: Train) -> tf.distribute.Strategy:
     if settings.strategy == "none":
         return tf.distribute.get_strategy()
     kind = "GPU" if tf.config.list_physical_devices("GPU") else "CPU"
-    devices = [device.name.removeprefix("/physical_device:") for device in tf.config.list_logical_devices(kind)]
+    devices = [device.name for device in tf.config.list_logical_devices(kind)]
     wanted = settings.devices or len(devices)
     if wanted > len(devices):
         raise ConfigError(f"train.devices must be at most the number of logical {kind}s, {len(devices)}", wanted)
@@ -26,4 +28,10 @@ def make_strategy(settings: Train) -> tf.distribute.Strategy:
             f"train.batch must be a multiple of devices × train.accumulate, {wanted} × {settings.accumulate}",
             settings.batch,
         )
-    return tf.distribute.MirroredStrategy(devices[:wanted])
+    return _mirrored(tuple(devices[:wanted]))
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
+    # Every strategy numbers its collectives from the same start: a second one over these devices would collide.
+    return tf.distribute.MirroredStrategy(devices)

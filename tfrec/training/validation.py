@@ -8,8 +8,8 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.evaluation import metrics, ragged
-from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.evaluation.ragged import Ragged
+from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.models.two_tower import TwoTower
 
 

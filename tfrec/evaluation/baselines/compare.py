@@ -8,10 +8,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from tfrec.errors import DataError
+from tfrec.errors import DataError, TrainingError
 from tfrec.evaluation import metrics, ragged
-from tfrec.evaluation.baselines.counts import events
-from tfrec.evaluation.baselines.ease import MOST_ITEMS
+from tfrec.evaluation.baselines.counts import events, refuse_large
 from tfrec.evaluation.baselines.fits import Fits, Recommender
 from tfrec.evaluation.baselines.search import Grid, Settings, ascend, every
 from tfrec.evaluation.baselines.text import whiten
@@ -64,7 +63,8 @@ def table(
         raise DataError("baselines need a valid query to choose their settings on", 0)
     texts = {} if text is None else {False: text, True: whiten(text)}
     before, after = Fits(train, n_items, texts), Fits(joined(train, valid), n_items, texts)
-    chosen = _Chooser(before, valid).choose(repeats)
+    skipped = _skipped(n_items, text is not None)
+    chosen = _Chooser(before, valid).choose(repeats, pairs=not skipped)
     counts = events(train, n_items)
     out: dict[str, dict[str, Any]] = {}
     for name, settings in chosen.items():
@@ -72,12 +72,17 @@ def table(
         on_valid, _ = _measure(getattr(before, name)(**settings), valid, counts, k)
         on_test, per_query = _measure(getattr(after, name)(**settings), test, counts, k)
         out[name] = {"valid": on_valid, "test": on_test, "chosen": settings, "per_query": per_query}
-    if n_items > MOST_ITEMS:
-        reason = f"EASE needs at most {MOST_ITEMS} items; got {n_items}"
-        names = ("ease", "ease_recency") if text is None else ("ease", "ease_recency", "ease_recency_text")
-        logger.warning("%s: skipped. %s", ", ".join(names), reason)
-        out |= {name: {"skipped": reason} for name in names}
-    return out
+    return out | skipped
+
+
+def _skipped(n_items: int, with_text: bool) -> dict[str, dict[str, Any]]:
+    try:
+        refuse_large(n_items)
+    except TrainingError as error:
+        names = ["item_knn", "ease", "ease_recency"] + ["ease_recency_text"] * with_text
+        logger.warning("baselines %s are skipped: %s", ", ".join(names), error)
+        return {name: {"skipped": str(error)} for name in names}
+    return {}
 
 
 class _Chooser:
@@ -89,16 +94,16 @@ class _Chooser:
             rows = np.random.default_rng(0).choice(len(valid), _CHOOSING_QUERIES, replace=False)
             self.valid = valid.take(np.sort(rows))
 
-    def choose(self, repeats: str) -> dict[str, Settings]:
+    def choose(self, repeats: str, pairs: bool) -> dict[str, Settings]:
         names: dict[str, Settings] = {"popularity": {}}
         if repeats == "keep":
             names["personal_frequency"] = {}
-        names["item_knn"] = self._ascend("item_knn", KNN, {"neighbours": 100, "shrink": 20})
-        if self.fits.n_items <= MOST_ITEMS:
+        if pairs:
+            names["item_knn"] = self._ascend("item_knn", KNN, {"neighbours": 100, "shrink": 20})
             names |= self._ease()
         if self.fits.texts:
             names |= {"text_last_item": {}, "text_profile": self._text_profile()}
-        if "ease_recency" in names and "text_profile" in names:
+        if pairs and self.fits.texts:
             start = names["ease_recency"] | names["text_profile"] | {"weight": 0.5}
             names["ease_recency_text"] = self._ascend("ease_recency_text", BLEND, start)
         return names

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from tfrec.errors import DataError
+from tfrec.errors import DataError, TrainingError
 from tfrec.evaluation import ragged
 from tfrec.evaluation.ragged import Ragged
 
+MOST_ITEMS = 20_000
 _PAIRS = 2**22  # item pairs expanded at a time: about 100 MB
 _BLOCK_FLOATS = 2**24  # 64 MB of float32 rows at a time
 
@@ -36,6 +37,12 @@ def distinct(train: Ragged, n_items: int) -> Ragged:
     sizes = np.bincount(user[item > 0], minlength=len(train[1]) - 1)
     offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     return item[item > 0].astype(np.int32), offsets
+
+
+def refuse_large(n_items: int) -> None:
+    """Raises TrainingError when there are too many items to count each pair of them."""
+    if n_items > MOST_ITEMS:
+        raise TrainingError(f"pairs of items are counted for at most {MOST_ITEMS} items", n_items)
 
 
 def co_occurrence(train: Ragged, n_items: int) -> Iterator[tuple[slice, np.ndarray]]:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfrec.errors import TrainingError
 from tfrec.evaluation import ragged
-from tfrec.evaluation.baselines.counts import co_occurrence
+from tfrec.evaluation.baselines.counts import co_occurrence, refuse_large
 from tfrec.evaluation.baselines.history import weighted_sum
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, Scorer
 
-MOST_ITEMS = 20_000
 _BLOCK = 512
 
 
@@ -36,8 +34,7 @@ class EASE:
         Raises:
             TrainingError: more items than memory and time allow.
         """
-        if n_items > MOST_ITEMS:
-            raise TrainingError(f"EASE needs at most {MOST_ITEMS} items", n_items)
+        refuse_large(n_items)
         p = np.empty((n_items + 1, n_items + 1), np.float32)
         for rows, both in co_occurrence(train, n_items):
             p[rows] = both

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from tfrec.evaluation import ragged
-from tfrec.evaluation.baselines.counts import co_occurrence, distinct, events
+from tfrec.evaluation.baselines.counts import co_occurrence, distinct, events, refuse_large
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, Scorer
 
@@ -25,7 +25,12 @@ class ItemKNN:
         self.neighbours, self.shrink = neighbours, shrink
 
     def fit(self, train: Ragged, n_items: int) -> ItemKNN:
-        """Keeps the neighbours of each item; memory is N × neighbours."""
+        """Keeps the neighbours of each item; memory is N × neighbours, time grows with N².
+
+        Raises:
+            TrainingError: more items than time allows.
+        """
+        refuse_large(n_items)
         norm = np.sqrt(events(distinct(train, n_items), n_items)).astype(np.float32)
         near, nearness = [], []
         for rows, similar in co_occurrence(train, n_items):

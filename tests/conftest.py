@@ -1,0 +1,65 @@
+"""One small shop, trained and exported once for all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import tables
+
+
+@dataclass(frozen=True)
+class Shop:
+    """What ``tfrec train`` left behind.
+
+    Args:
+        config: the settings' file.
+        folder: holds tables, encoder, runs and exports.
+        code: exit code of the command.
+        out, err: what it printed.
+    """
+
+    config: str
+    folder: Path
+    code: int
+    out: str
+    err: str
+
+    @property
+    def run(self) -> Path:
+        return self.folder / "runs" / "shop"
+
+    @property
+    def exports(self) -> Path:
+        return self.folder / "exports" / "shop"
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A cache folder of the tests' own."""
+    folder = tmp_path_factory.mktemp("cache")
+    before = os.environ.get("TFREC_CACHE")
+    os.environ["TFREC_CACHE"] = str(folder)
+    yield folder
+    if before is None:
+        del os.environ["TFREC_CACHE"]
+    else:
+        os.environ["TFREC_CACHE"] = before
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Shop:
+    """The checkerboard with text, item and user features, trained by the command line."""
+    import contextlib
+    import io
+
+    from tfrec import cli
+
+    folder = tmp_path_factory.mktemp("shop")
+    config = tables.shop(folder)
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli.main(["train", config])
+    return Shop(config, folder, code, out.getvalue(), err.getvalue())
