@@ -17,7 +17,10 @@ import world
 PLAIN = {"history": ["decay"], "user_id": True, "embedding_dropout": 0.0, "dropout": 0.0}
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "sgd softmax": (PLAIN, {"optimizer": "sgd"}),
-    "adam softmax clip accumulate": (PLAIN, {"optimizer": "adam", "learning_rate": 1e-3, "clip_norm": 0.5, "accumulate": 2}),
+    "adam softmax clip accumulate": (
+        PLAIN,
+        {"optimizer": "adam", "learning_rate": 1e-3, "clip_norm": 0.5, "accumulate": 2},
+    ),
     "sgd in_batch clip": (PLAIN, {"optimizer": "sgd", "loss": "in_batch", "clip_norm": 0.5}),
     "adam in_batch": (PLAIN, {"optimizer": "adam", "learning_rate": 1e-3, "loss": "in_batch"}),
     "adamw transformer": ({**PLAIN, "history": ["transformer"]}, {"optimizer": "adamw", "learning_rate": 1e-3}),

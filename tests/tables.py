@@ -13,7 +13,7 @@ from tiny_encoder import tiny_encoder
 
 BLOCKS = ("fruit", "tool")
 ITEMS, USERS, EVENTS = 10, 20, 7  # a block, a block, a user
-WORDS = [*BLOCKS, "fresh", "steel", *(str(i) for i in range(ITEMS)), *(f"##{i}" for i in range(10))]
+WORDS = [*BLOCKS, "fresh", "steel", ".", *(str(i) for i in range(ITEMS)), *(f"##{i}" for i in range(10))]
 
 
 def block(name: str) -> str:

@@ -111,7 +111,7 @@ def test_a_user_with_two_events_is_needed(histories: list[list[int]]) -> None:
 
 
 def test_one_event_is_enough_with_first_event() -> None:
-    assert rows(make([[], [9]], batch=1, first_event=True)) == [(1, [0, 0, 0], [9])]
+    assert rows(make([[], [9]], batch=1, first_event=True)) == [(1, [0, 0, 0], [0, 0, 9])]
     with pytest.raises(TrainingError, match="at least one event"):
         make([[], []], first_event=True)
 

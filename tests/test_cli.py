@@ -81,10 +81,9 @@ def test_overrides_may_stand_on_both_sides_of_options(capsys: pytest.CaptureFixt
         (1, "train, valid and test must each have events", ["data.interactions={folder}/one.csv"]),
         (1, 'split "given" needs a column split', ["data.split.kind=given"]),
         (1, "the items must have a column 'colour'", ["features.text.columns=['colour']"]),
-        (1, "columns of users need a table of users", ["data.users={folder}/nobody.parquet"]),
         (1, "a text encoder's folder must exist", ["features.text.encoder={folder}/absent"]),
         (1, "must hold model.safetensors", ["features.text.encoder={folder}/without_weights"]),
-        (1, "a run must hold config.json|must be a run", ["train.init_from={folder}/absent"]),
+        (2, "a run must hold config.json.*Train it first", ["train.init_from={folder}/absent"]),
     ],
 )
 def test_bad_input_ends_with_one_sentence(
@@ -99,12 +98,15 @@ def test_bad_input_ends_with_one_sentence(
         if file.suffix != ".safetensors":
             (folder / "without_weights" / file.name).write_bytes(file.read_bytes())
     overrides = [override.replace("{folder}", str(folder)) for override in overrides]
-    if overrides[0].endswith("nobody.parquet"):
-        without = Path(config).read_text(encoding="utf-8").replace("users = ", "# users = ")
-        Path(config).write_text(without, encoding="utf-8")
-        overrides = []
-    error = fails(capsys, code, "prepare" if "init_from" not in str(overrides) else "train", config, "--quiet", *overrides)
+    stage = "train" if "train.init_from" in str(overrides) else "prepare"
+    error = fails(capsys, code, stage, config, "--quiet", *overrides)
     assert re.search(message, error), error
+
+
+def test_features_of_users_need_a_table_of_users(capsys: pytest.CaptureFixture[str], config: str) -> None:
+    without = Path(config).read_text(encoding="utf-8").replace("users = ", "# users = ")
+    Path(config).write_text(without, encoding="utf-8")
+    assert "columns of users need a table of users; got ['country', 'age']" in fails(capsys, 1, "prepare", config)
 
 
 def test_an_absent_or_unreadable_config_is_one_sentence(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -115,7 +117,7 @@ def test_an_absent_or_unreadable_config_is_one_sentence(capsys: pytest.CaptureFi
 
 
 def test_a_folder_that_cannot_be_written_is_one_sentence(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    assert "exist" in fails(capsys, 1, "prepare", config, f"run.folder={config}")
+    assert "Not a directory" in fails(capsys, 1, "prepare", config, f"run.folder={config}")
 
 
 def test_debug_shows_where_it_failed(capsys: pytest.CaptureFixture[str], config: str) -> None:
@@ -126,7 +128,19 @@ def test_debug_shows_where_it_failed(capsys: pytest.CaptureFixture[str], config:
 
 
 def test_any_text_can_be_prepared(capsys: pytest.CaptureFixture[str], config: str) -> None:
-    odd = ["", " ", "x" * 10_000, "🍮" * 500, "خوخ", "שזיף", "梅", "สาม", "'\"; DROP TABLE items", "a\nb\tc", "\u202eevil"]
+    odd = [
+        "",
+        " ",
+        "x" * 10_000,
+        "🍮" * 500,
+        "خوخ",
+        "שזיף",
+        "梅",
+        "สาม",
+        "'\"; DROP TABLE items",
+        "a\nb\tc",
+        "\u202eevil",
+    ]
     rows = tables.items()
     for row, title in zip(rows, odd, strict=False):
         row["title"] = title

@@ -11,6 +11,7 @@ import numpy as np
 
 from tfrec.config import Config
 from tfrec.data.batches import HistoryBatches
+from tfrec.errors import TrainingError
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
 from tfrec.training.loop import Trainer
@@ -76,6 +77,9 @@ def fit(
         data: tensors of :class:`RetrievalData`.
         folder: of checkpoints and logs; a killed fit continues from it.
         callbacks: makes further Keras callbacks, anew for each of the two trainings.
+
+    Raises:
+        TrainingError: there is nothing to train or validate on, or the trainer fails.
     """
     settings = config.train
     stopper = keras.callbacks.EarlyStopping(
@@ -163,6 +167,8 @@ def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: Hi
 
 def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:
     holdout = make_holdout(data.events, data.users, split=1, repeats=config.evaluate.repeats)
+    if config.train.epochs and not len(holdout):
+        raise TrainingError("choosing epochs needs users with validation events", 0, "Change data.split")
     scorer = RetrievalScorer(model)
     ks = (int(config.train.monitor.rpartition("@")[2]),)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from tfrec.errors import TrainingError
 from tfrec.models.two_tower import TwoTower
 
 _ROWS = re.compile(r"(?P<side>item|user)_tower/(id|features/(?P<feature>\w+)_embedding)/embeddings")
@@ -20,6 +21,9 @@ def starter(old: TwoTower, old_names: Names, new_names: Names) -> Callable[[TwoT
         old: the earlier model.
         old_names, new_names: what the rows of an embedding stand for, row 1 first:
             "item" and "user" ids, and the values of each categorical feature.
+
+    Raises:
+        TrainingError: by that function, when a weight of both models has another shape.
     """
     before = {variable.path.split("/", 1)[-1]: variable for variable in old.trainable_variables}
 
@@ -29,10 +33,14 @@ def starter(old: TwoTower, old_names: Names, new_names: Names) -> Callable[[TwoT
             if path not in before:
                 continue
             value, rows = before[path].numpy(), _rows_of(path)
-            if rows:
-                variable.assign(_merged(variable.numpy(), value, new_names[rows], old_names[rows]))
-            elif tuple(value.shape) == tuple(variable.shape):
-                variable.assign(value)
+            first = 1 if rows else 0  # the number of rows may differ
+            if value.shape[first:] != tuple(variable.shape)[first:]:
+                raise TrainingError(
+                    f"a warm start needs weights of the same shape; {path} was {value.shape}",
+                    tuple(variable.shape),
+                    "Use the earlier run's model settings and features",
+                )
+            variable.assign(_merged(variable.numpy(), value, new_names[rows], old_names[rows]) if rows else value)
 
     return start
 

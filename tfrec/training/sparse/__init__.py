@@ -1,0 +1,7 @@
+"""Optimizers that touch only the rows of an embedding table that a batch has read."""
+
+from tfrec.training.sparse.adagrad import RowwiseAdagrad, SparseAdagrad
+from tfrec.training.sparse.adam import LazyAdam
+from tfrec.training.sparse.rows import Merged, merge_rows, merged_slices
+
+__all__ = ["LazyAdam", "Merged", "RowwiseAdagrad", "SparseAdagrad", "merge_rows", "merged_slices"]
