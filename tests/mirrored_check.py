@@ -48,7 +48,7 @@ class Stop(keras.callbacks.Callback):
 
 def resumed(folder: Path) -> float:
     """Broken off and continued with dropout on, against never broken off."""
-    model, two = {"history": ["transformer"]}, {"strategy": "mirrored", "devices": 2, "checkpoint_steps": 3}
+    model, two = {"history": ["decay"]}, {"strategy": "mirrored", "devices": 2, "checkpoint_steps": 3}
     whole, _ = train(model, two, 2)
     try:
         train(model, two, 2, folder=folder, callbacks=[Stop()])

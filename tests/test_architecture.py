@@ -33,7 +33,9 @@ def test_what_starts_a_command_is_light() -> None:
 
 
 def test_importing_tfrec_changes_no_environment() -> None:
-    code = "import os; before = dict(os.environ); import tfrec, tfrec.cli, tfrec.config; print(before == dict(os.environ))"
+    code = (
+        "import os; before = dict(os.environ); import tfrec, tfrec.cli, tfrec.config; print(before == dict(os.environ))"
+    )
     assert python(code).strip() == "True"
 
 

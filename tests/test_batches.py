@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -42,7 +43,7 @@ def last_twin(histories: list[list[int]], length: int, first_event: bool) -> lis
 def all_twin(user: int, items: list[int], end: int, length: int) -> tuple[int, list[int], list[int]]:
     """The row of targets = "all" that ends before ``end``."""
     window = ([0] * (length + 1) + items[:end])[-length - 1 :]
-    return user, window[:-1], [after if before else 0 for before, after in zip(window, window[1:], strict=False)]
+    return user, window[:-1], [after if before else 0 for before, after in itertools.pairwise(window)]
 
 
 def test_a_row_by_hand() -> None:

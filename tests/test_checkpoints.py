@@ -27,7 +27,7 @@ class Stateful(keras.callbacks.Callback):
 
 def test_everything_comes_back_bit_for_bit(tmp_path: Path) -> None:
     saved, callback = variables(), Stateful()
-    callback.wait, callback.best_weights = 3, [np.arange(12.0), np.float32([[np.pi]])]
+    callback.wait, callback.best_weights = 3, [np.float32(2.5), np.arange(12.0), np.float32([[np.pi]])]
     callback.path = "where it was written"
     checkpoints.save(tmp_path, saved, [callback], {"step": 7})
     fresh, other = variables(), Stateful()
@@ -103,7 +103,7 @@ def test_damage_is_named_or_harmless(tmp_path: Path) -> None:
     whole = path.read_bytes()
     random = np.random.default_rng(0)
     damaged = [whole[:cut] for cut in (0, 1, 100, len(whole) // 2, len(whole) - 1)]
-    for place in random.choice(len(whole), 400, replace=False):
+    for place in random.choice(len(whole), 150, replace=False):
         damaged.append(whole[:place] + bytes([whole[place] ^ (1 << random.integers(8))]) + whole[place + 1 :])
     refused = 0
     for content in damaged:

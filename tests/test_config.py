@@ -86,7 +86,10 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": {"history": []}}, "model: a user tower needs model.history or model.user_id"),
     ({"model": {"item_id": False}}, "model: an item tower needs model.item_id or model.text"),
     ({"model": {"text": "frozen"}}, "features.text.columns must name item columns, or model.text be"),
-    ({"model": {"text": "lora"}, "features": {"text": {"columns": ["title"]}}}, 'a text encoder that learns needs train.loss = "in_batch"'),
+    (
+        {"model": {"text": "lora"}, "features": {"text": {"columns": ["title"]}}},
+        'a text encoder that learns needs train.loss = "in_batch"',
+    ),
     ({"train": {"batch": 10, "accumulate": 4}}, "train: train.batch must be a multiple of train.accumulate"),
     ({"train": {"devices": 2}}, "train: train.devices goes with train.strategy"),
     ({"features": {"columns": [FEATURE, FEATURE]}}, "features: features.columns must have distinct names"),
@@ -172,7 +175,7 @@ def test_a_wrong_override_is_refused(path: Path, override: str, message: str) ->
     ("content", "message"),
     [
         (b"[run\nname = 1", "must be TOML"),
-        (b"[run]\nname = \"\xff\"", "must be TOML"),
+        (b'[run]\nname = "\xff"', "must be TOML"),
         (b"[run]\nname = 'a'\nname = 'b'", "must be TOML"),
         (b"", "run must be set; data must be set"),
         (b"[run]\nname = 1979-05-27", r"run.name: String should match|data must be set"),

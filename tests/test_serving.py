@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -112,7 +113,7 @@ def test_served_scores_equal_the_keras_models(run: Run, model: TwoTower, served:
 def test_a_given_history_gives_what_the_stored_one_gives(run: Run, served: Servable) -> None:
     users = ids(run, "user")
     values, offsets = run.prepared.ragged((0, 1))
-    lists = [[str(run.prepared.item_ids[i - 1]) for i in values[a:b]] for a, b in zip(offsets[1:-1], offsets[2:], strict=True)]
+    lists = [[str(run.prepared.item_ids[i - 1]) for i in values[a:b]] for a, b in itertools.pairwise(offsets[1:])]
     assert {len(items) for items in lists} == {6}
     given = served.run("recommend", {"user_id": users, "history": strings(lists)})
     empty = served.run("recommend", {"user_id": users, "history": strings([["", "no such item"]] * len(users))})
@@ -123,7 +124,9 @@ def test_a_given_history_gives_what_the_stored_one_gives(run: Run, served: Serva
 # Requests that nobody planned for
 
 
-@pytest.mark.parametrize("text", ["", " ", "x" * 10_000, "🍮" * 50, "خوخ שזיף 梅 สาม", "\0", "[CLS] [SEP]", "\u202e\ufeff"])
+@pytest.mark.parametrize(
+    "text", ["", " ", "x" * 10_000, "🍮" * 50, "خوخ שזיף 梅 สาม", "\0", "[CLS] [SEP]", "\u202e\ufeff"]
+)
 def test_any_text_can_be_searched(served: Servable, text: str) -> None:
     answer = served.run("search", {"query": strings([text]), "k": np.int32(3)})
     assert np.isfinite(answer["scores"]).all()
@@ -168,6 +171,8 @@ def test_the_card_offers_a_form_for_batched_requests(shop: Shop, run: Run, serve
     filled["history"][1, 0] = item.encode()
     batched = served.run("recommend", {"user_id": users, **filled, "k": np.array([5, 5], np.int32)})
     for row, history in enumerate(([], [item])):
-        alone = served.run("recommend", {"user_id": users[row : row + 1], "history": strings([history]), "k": np.int32(5)})
+        alone = served.run(
+            "recommend", {"user_id": users[row : row + 1], "history": strings([history]), "k": np.int32(5)}
+        )
         np.testing.assert_array_equal(batched["item_ids"][row], alone["item_ids"][0])
         np.testing.assert_allclose(batched["scores"][row], alone["scores"][0], atol=1e-6)

@@ -16,7 +16,6 @@ from tfrec.training.optimizers import make_optimizer
 from tfrec.training.retrieval import RetrievalData, build
 from tfrec.training.strategies import make_strategy
 
-
 # A key's bias shifts all attention logits of a query alike, and softmax does not see it: rounding is its gradient.
 NO_GRADIENT = "key/bias"
 

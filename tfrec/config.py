@@ -109,6 +109,10 @@ class Model(Section):
     dropout: float = Field(default=0.5, ge=0, lt=1, description="inside the transformer")
     temperature: float = Field(default=20.0, gt=0, le=100, description="initial multiplier of cosine logits, learned")
 
+    blend: tuple[Literal["neighbours", "text", "frequency"], ...] = Field(
+        default=("neighbours", "text"), description="evidence added to the cosine, with weights chosen on valid"
+    )
+
     @model_validator(mode="after")
     def _shapes_agree(self) -> Model:
         if self.dimension % self.heads:

@@ -20,11 +20,11 @@ from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, slices
-from tfrec.evaluation.ranks import Holdout, rank
+from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, write_json
 from tfrec.server.servable import Servable
-from tfrec.training import retrieval, warm_start
-from tfrec.training.validation import RetrievalScorer, make_holdout
+from tfrec.training import blending, retrieval, warm_start
+from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
 
 Say = Callable[[str], None]
 TOLERANCE = 1e-5
@@ -60,7 +60,7 @@ def prepare(config: Config, say: Say = say) -> Run:
 def _is_prepared(run: Run) -> bool:
     if not (run.features_folder / "statistics.json").exists() or not (run.folder / "prepared").exists():
         return False
-    return run.prepared.report["settings"] == tables._settings(run.config)
+    return run.prepared.report["settings"] == tables.settings(run.config)
 
 
 def _refuse_other_settings(run: Run) -> None:
@@ -89,9 +89,7 @@ def _report_text(run: Run, say: Say) -> None:
     warn_unknown(statistics.unknown, run.config.features.text.encoder)
 
 
-def train(
-    config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list
-) -> Run:
+def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list) -> Run:
     """Prepares what is lacking and trains; a killed training continues.
 
     Args:
@@ -107,7 +105,33 @@ def train(
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
+    if config.model.blend:
+        _choose_blend(run, fitted, say)
     return run
+
+
+def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
+    """Weights chosen with the model that has not seen valid; fitted again for the one that has."""
+    config = run.config
+    texts = run.item_text_vectors() if "text" in config.model.blend else None
+    sources = blending.Sources(config.model.blend, len(run.prepared.item_ids), texts)
+    valid, train_lists = _holdout(run, 1), run.prepared.ragged((0,))
+    cosines = RetrievalScorer(fitted.selected).scorer(valid)
+    chosen = blending.choose(cosines, valid, _read(run, valid), train_lists, sources)
+    say(f"blend: {chosen}")
+    run.save_blend(sources.make(chosen, train_lists), "selected")
+    seen = run.prepared.ragged((0, 1)) if config.train.refit else train_lists
+    run.save_blend(sources.make(chosen, seen), "final")
+
+
+def _read(run: Run, holdout: Holdout) -> np.ndarray:
+    """What the served graph reads of each history, int32 [Q, L]."""
+    return last_items(holdout.history, run.config.model.history_length)
+
+
+def _scorer(run: Run, which: str, holdout: Holdout) -> Scorer:
+    model, blend = RetrievalScorer(run.model(which)).scorer(holdout), run.blend(which)
+    return blending.blended(model, blend, _read(run, holdout)) if blend else model
 
 
 class _Progress(keras.callbacks.Callback):
@@ -126,8 +150,8 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
     report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
     for name, which in (("valid", "selected"), ("test", "final")):
-        scorer = RetrievalScorer(run.model(which))
-        ranks = rank(scorer.scorer(holdouts[name]), holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
+        scorer = _scorer(run, which, holdouts[name])
+        ranks = rank(scorer, holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
         report[name] = metrics.summarize(ranks, settings.k, _counts(run))
     report["slices"] = slices.slices(ranks, holdouts["test"], _counts(run), settings.k)
     ours = metrics.per_query(ranks, settings.k)
@@ -179,7 +203,9 @@ def results_table(report: Mapping[str, Any]) -> str:
     names = [name for name in report["test"] if name.partition("@")[0] in ("hr", "ndcg")]
     width = max(len(name) for name in rows)
     lines = [" ".join([f"{'test':<{width}}", *(f"{name:>8}" for name in names)])]
-    lines += [" ".join([f"{row:<{width}}", *(f"{values[name]:8.4f}" for name in names)]) for row, values in rows.items()]
+    lines += [
+        " ".join([f"{row:<{width}}", *(f"{values[name]:8.4f}" for name in names)]) for row, values in rows.items()
+    ]
     against = report.get("against_best_baseline")
     if against:
         lines.append(

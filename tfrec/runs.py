@@ -18,6 +18,7 @@ from tfrec.data import embedding_cache, encoders, fetch, preprocess
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import Tokenizer
 from tfrec.errors import ConfigError, DataError
+from tfrec.models.blend import Blend
 from tfrec.models.text import TextEncoder, embed
 from tfrec.models.two_tower import TwoTower
 from tfrec.schema import Side
@@ -185,6 +186,18 @@ class Run:
         if not path.exists():
             raise DataError("a run must be trained first", str(path), "Run tfrec train")
         return keras.saving.load_model(path)
+
+
+    def save_blend(self, blend: Blend, which: str) -> None:
+        path = self.model_path(which).with_suffix(".blend.npz")
+        beside = path.with_name(f".{path.name}.partial.npz")
+        blend.save(beside)
+        os.replace(beside, path)
+
+    def blend(self, which: str = "final") -> Blend | None:
+        """What is added to the model's cosines; None when nothing is."""
+        path = self.model_path(which).with_suffix(".blend.npz")
+        return Blend.load(path) if path.exists() else None
 
 
 def _with_unknown(rows: np.ndarray) -> np.ndarray:

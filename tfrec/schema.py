@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import keyword
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Side = Literal["user", "item", "context"]
 Kind = Literal["categorical", "numeric"]
-# Columns become inputs of a signature and names of variables.
-Column = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+
+
+def _argument(name: str) -> str:
+    if name == "self" or keyword.iskeyword(name):
+        raise ValueError(f"a column cannot be named {name}, a word of Python's; rename it")
+    return name
+
+
+# Columns become arguments of a signature and names of variables.
+Column = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_]*$"), AfterValidator(_argument)]
 
 
 class Feature(BaseModel):

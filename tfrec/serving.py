@@ -23,7 +23,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
     """Tables, vectors and functions of a trained run, as the served graph wants them."""
     config, prepared, preprocessor = run.config, run.prepared, run.preprocessor
     data = run.retrieval_data()
-    text = _Text(run, model, data)
+    text, blend = _Text(run, model, data), run.blend()
     schema = config.features.schema_
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
 
@@ -46,10 +46,11 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
         embed_item=embed_item,
         embed_query=text.of_texts if text.encoder else None,
-        variables=[variable.value for variable in _variables(text, model)],
+        variables=[variable.value for variable in _variables(text, model) + (blend.variables if blend else [])],
         tables=preprocessor.tables,
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
+        blend=blend,
     )
 
 
@@ -63,10 +64,8 @@ class _Text:
 
     def __init__(self, run: Run, model: TwoTower, data: RetrievalData):
         self._run, self._data, self._learns = run, data, model.item_tower.encoder is not None
-        if run.config.model.text == "none":
-            self.encoder = None
-        else:
-            self.encoder = model.item_tower.encoder or run.encoder
+        reads_text = run.config.model.text != "none"
+        self.encoder: Any = (model.item_tower.encoder or run.encoder) if reads_text else None
 
     def variables(self) -> list[Any]:
         return list(self.encoder.variables) if self.encoder and not self._learns else []
@@ -116,13 +115,13 @@ def golden_requests(run: Run, parts: Parts) -> Requests:
     history = strings([["", unknown, items[0], items[-1]], ["", "", "", items[-1]]])
     two = strings([users[0], unknown])
     empty = np.empty((2, 0), object)
-    recommend = [
+    recommend: list[dict[str, Any]] = [
         {"user_id": strings(users), "history": np.empty((len(users), 0), object), "exclude": nothing, "k": ten},
         {"user_id": two, "history": history, "exclude": strings([items[:1], [unknown]]), "k": np.int32(3)},
         {"user_id": two, "history": empty, "exclude": empty, "k": np.array([1, 5], np.int32)},
         {"user_id": strings([""]), "history": history, "exclude": nothing, "k": np.int32(len(parts.item_ids) + 5)},
     ]
-    requests: list[tuple[str, Mapping[str, np.ndarray]]] = []
+    requests: list[tuple[str, dict[str, Any]]] = []
     for name in ("serving_default", "recommend"):
         requests += [(name, request) for request in recommend]
     requests += [
@@ -158,8 +157,10 @@ def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarra
     read = np.pad(stored, [(0, 0), (length, 0)])[:, -length:]
     index = np.arange(1, len(stored) + 1, dtype=np.int32)
     vectors = model({"history": read, "user": index}).numpy()[:, -1]
-    known = read.any(axis=1) | _knows_users(run)
-    scores = np.where(known[:, None], vectors @ RetrievalScorer(model).item_vectors().T, _popularity(data))
+    known = np.logical_or(read.any(axis=1), _knows_users(run))
+    liking, blend = vectors @ RetrievalScorer(model).item_vectors().T, run.blend()
+    liking = blend(liking, read).numpy() if blend else liking
+    scores = np.where(known[:, None], liking, _popularity(data))
     scores[:, 0] = LOWEST
     if run.config.export.drop_history:
         scores[index[:, None] - 1, stored] = LOWEST

@@ -33,6 +33,7 @@ class Parts:
         tables: every lookup table that they read.
         history_length: L.
         drop_history: whether recommend leaves out what is in the history.
+        blend: (cosines [B, N+1], history [B, L]) -> scores [B, N+1]; None = the cosines.
     """
 
     item_ids: Sequence[str]
@@ -51,6 +52,7 @@ class Parts:
     tables: Sequence[Any]
     history_length: int
     drop_history: bool
+    blend: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
 
 
 class Recommender(tf.Module):
@@ -155,6 +157,8 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         vectors = parts.user_vector(items, used > 0, user)
         known = tf.reduce_any(used > 0, axis=1) | (parts.knows_users & (user > 0))
         liking = tf.matmul(vectors, module.item_vectors, transpose_b=True)  # [B, N+1]
+        if parts.blend is not None:
+            liking = parts.blend(liking, used)
         return tf.where(known[:, None], liking, module.popularity[None])
 
     @tf.function(input_signature=[strings, matrix, matrix, count])

@@ -132,7 +132,7 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
         "columns": columns,
         "problems": problems,
         "notes": list(tables.notes),
-        "settings": _settings(config),
+        "settings": settings(config),
         "hashes": _hashes(folder, columns),
     }
 
@@ -163,7 +163,7 @@ def _sizes(folder: Path) -> dict[str, int]:
     return {"users": users, "items": len(items), "cold_items": int((items == 0).sum())}
 
 
-def _settings(config: Config) -> dict[str, Any]:
+def settings(config: Config) -> dict[str, Any]:
     """What the prepared tables depend on, so that a later stage can tell whether they are still right."""
     tree = config.model_dump(mode="json", include={"data", "features"})
     return tree | {"seed": config.run.seed, **config.evaluate.model_dump(include={"repeats", "holdout"})}

@@ -117,7 +117,7 @@ def _split_values(feature: Feature, strings: tf.Tensor) -> tf.Tensor:
     return tf.pad(parts, [[0, 0], [0, feature.max_values - tf.shape(parts)[1]]], constant_values="")
 
 
-def index_table(values: Sequence[Any], name: str) -> tf.lookup.StaticHashTable:
+def index_table(values: Sequence[str] | np.ndarray, name: str) -> tf.lookup.StaticHashTable:
     """string -> place + 1, 0 for what is not in ``values``."""
     # A table cannot be empty; "" means nothing everywhere.
     keys = tf.constant(values if len(values) else [""], tf.string)
@@ -138,8 +138,8 @@ class Preprocessor:
     def __init__(
         self,
         schema: Schema,
-        user_ids: Sequence[str],
-        item_ids: Sequence[str],
+        user_ids: Sequence[str] | np.ndarray,
+        item_ids: Sequence[str] | np.ndarray,
         statistics: Statistics,
         tokenizer: Tokenizer | None = None,
     ):

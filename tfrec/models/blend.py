@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -98,11 +100,20 @@ class Blend(keras.layers.Layer):
         }
         return {**super().get_config(), **own}
 
-    def get_build_config(self) -> dict[str, Any]:
-        return {}
+    def save(self, path: Path) -> None:
+        """Writes config and weights into one .npz file."""
+        weights = {weight.name: weight.numpy() for weight in self.weights}
+        np.savez(path, config=np.array(json.dumps(self.get_config())), **weights)
 
-    def build_from_config(self, config: Any) -> None:
-        self.build()
+    @classmethod
+    def load(cls, path: Path) -> Blend:
+        """Reads what :meth:`save` wrote."""
+        with np.load(path, allow_pickle=False) as stored:
+            blend = cls.from_config(json.loads(str(stored["config"])))
+            blend.build()
+            for weight in blend.weights:
+                weight.assign(stored[weight.name])
+        return blend
 
 
 def standardize(scores: tf.Tensor) -> tf.Tensor:

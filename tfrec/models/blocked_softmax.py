@@ -44,7 +44,7 @@ class Softmax:
 
         @tf.custom_gradient
         def per_row(users: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            softmax = replace(self, users=users, candidates=candidates)
+            softmax = self._detached(users, candidates)
             return _blocks(softmax, None)[0], lambda upstream: _blocks(softmax, upstream)[1:]
 
         return per_row(self.users, self.candidates)
@@ -58,12 +58,16 @@ class Softmax:
 
         @tf.custom_gradient
         def total(users: tf.Tensor, candidates: tf.Tensor) -> tuple[tf.Tensor, Any]:
-            softmax = replace(self, users=users, candidates=candidates)
+            softmax = self._detached(users, candidates)
             losses, by_user, by_candidate = _blocks(softmax, weights)
             result = tf.reduce_sum(tf.where(weights != 0, weights * losses, 0.0))
             return result, lambda upstream: (upstream * by_user, upstream * by_candidate)
 
         return total(self.users, self.candidates)
+
+    def _detached(self, users: tf.Tensor, candidates: tf.Tensor) -> Softmax:
+        # A persistent tape would otherwise keep the loop's blocks for a second derivative, and XLA refuses that.
+        return replace(self, users=tf.stop_gradient(users), candidates=tf.stop_gradient(candidates))
 
 
 def over_catalogue(
@@ -179,12 +183,17 @@ def _block(
         logits += softmax.bias
     if softmax.hits is not None and target is not None:
         logits = tf.where(target[:, None] == softmax.hits[1][None], LOWEST, logits)
+    place = tf.stack([tf.range(_size(label)), label], axis=1)
     if softmax.own_bias is not None or softmax.hits is not None:
-        place = tf.stack([tf.range(_size(label)), label], axis=1)
         logits = tf.tensor_scatter_nd_update(logits, place, own)
     slope = tf.nn.softmax(logits)
-    # The largest probability cannot underflow, the own one can.
-    total = tf.reduce_max(logits, axis=1) - tf.math.log(tf.reduce_max(slope, axis=1))
+    probability = tf.gather_nd(slope, place)
+    total = tf.cond(
+        tf.reduce_min(probability) > 1e-30,
+        lambda: own - tf.math.log(probability),
+        # Where the own probability underflows, two more passes find the largest one, which cannot.
+        lambda: tf.reduce_max(logits, axis=1) - tf.math.log(tf.reduce_max(slope, axis=1)),
+    )
     if not softmax.smoothing:
         return total - own, slope
     valid = tf.cast(logits > LOWEST / 2, tf.float32)

@@ -15,6 +15,7 @@ from keras import ops
 from safetensors import SafetensorError
 
 from tfrec.errors import EncoderError
+from tfrec.models.fast_bert import FastBert, Precision, check_length
 
 Training = Literal["frozen", "lora", "full"]
 _LORA_LAYERS = ("query", "value")
@@ -35,16 +36,25 @@ class TextEncoder(keras.layers.Layer):
         train: "frozen" (no weight learns, no dropout), "lora" (only low-rank updates of the query and value
             projections learn) or "full".
         lora_rank: rank of these updates.
+        precision: of the matrix products in :meth:`fast`; training follows the dtype policy.
     """
 
     def __init__(
-        self, backbone: keras_hub.models.BertBackbone, train: Training = "frozen", lora_rank: int = 4, **kwargs: Any
+        self,
+        backbone: keras_hub.models.BertBackbone,
+        train: Training = "frozen",
+        lora_rank: int = 4,
+        precision: Precision = "float32",
+        **kwargs: Any,
     ):
         super().__init__(**kwargs)
         if train not in ("frozen", "lora", "full"):
             raise EncoderError('a text encoder must learn as "frozen", "lora" or "full"', train)
+        if precision not in ("float32", "bfloat16"):
+            raise EncoderError('a text encoder must run in "float32" or "bfloat16"', precision)
         self.train = train
         self.lora_rank = lora_rank
+        self.precision: Precision = precision
         self.hidden: int = backbone.hidden_dim
         self.max_tokens: int = backbone.max_sequence_length
         self._architecture = backbone.get_config()
@@ -55,13 +65,21 @@ class TextEncoder(keras.layers.Layer):
         self.built = True
 
     @classmethod
-    def from_preset(cls, preset: str, train: Training = "frozen", lora_rank: int = 4, **kwargs: Any) -> TextEncoder:
+    def from_preset(
+        cls,
+        preset: str,
+        train: Training = "frozen",
+        lora_rank: int = 4,
+        precision: Precision = "float32",
+        **kwargs: Any,
+    ) -> TextEncoder:
         """Reads a pretrained BERT.
 
         Args:
             preset: a folder (Hugging Face or KerasHub), preset name or handle.
             train: as in the class.
             lora_rank: as in the class.
+            precision: as in the class.
             **kwargs: of ``keras.layers.Layer``, such as ``dtype``.
 
         Raises:
@@ -74,7 +92,7 @@ class TextEncoder(keras.layers.Layer):
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             advice = "Use a folder that holds a whole model, the name of a KerasHub BERT preset, or a handle"
             raise EncoderError("a text encoder must be a readable BERT", f"{preset}: {error}", advice) from error
-        return cls(backbone, train, lora_rank, **kwargs)
+        return cls(backbone, train, lora_rank, precision, **kwargs)
 
     def call(self, token_ids: Any, training: bool | None = None) -> Any:
         """Unit vectors.
@@ -86,9 +104,7 @@ class TextEncoder(keras.layers.Layer):
         Returns:
             float32 [B, hidden].
         """
-        length = token_ids.shape[1]
-        if length is not None and length > self.max_tokens:
-            raise EncoderError(f"a text must have at most {self.max_tokens} tokens, the encoder's positions", length)
+        check_length(token_ids.shape[1], self.max_tokens)
         mask = ops.cast(ops.not_equal(token_ids, 0), "int32")  # [B, S]
         inputs = {"token_ids": token_ids, "segment_ids": ops.zeros_like(token_ids), "padding_mask": mask}
         states = self.backbone(inputs, training=training if self.train != "frozen" else False)  # [B, S, t]
@@ -97,9 +113,13 @@ class TextEncoder(keras.layers.Layer):
         mean = total / ops.maximum(ops.sum(weights, axis=1), 1.0)
         return mean / ops.maximum(ops.norm(mean, axis=-1, keepdims=True), 1e-12)
 
+    def fast(self) -> FastBert:
+        """What encodes catalogues and ships: a copy of the weights as they are now, LoRA updates merged."""
+        return FastBert(self.backbone, self._architecture["num_heads"], self.precision)
+
     def get_config(self) -> dict[str, Any]:
-        own = {"backbone": self._architecture, "train": self.train, "lora_rank": self.lora_rank}
-        return {**super().get_config(), **own}
+        own = {"backbone": self._architecture, "train": self.train}
+        return {**super().get_config(), **own, "lora_rank": self.lora_rank, "precision": self.precision}
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> TextEncoder:
@@ -120,8 +140,9 @@ class TextEncoder(keras.layers.Layer):
         self._let_learn(value)
 
     def identity(self) -> str:
-        """sha256 of architecture and weights, hexadecimal: encoders with equal identities give equal vectors."""
+        """sha256 of architecture, precision and weights, hexadecimal: encoders with equal identities give equal vectors."""
         shape = {key: value for key, value in self._architecture.items() if key not in ("name", "trainable")}
+        shape["precision"] = self.precision
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())
         for weight in self.backbone.weights:
             digest.update(weight.value.numpy().tobytes())
@@ -134,10 +155,10 @@ class TextEncoder(keras.layers.Layer):
 
 
 def embed(encoder: TextEncoder, token_ids: np.ndarray, batch: int = 256) -> np.ndarray:
-    """Vectors of a whole catalogue: texts of like length go together, so that little padding is computed.
+    """Vectors of a whole catalogue by ``encoder.fast()``: texts of like length go together.
 
     Args:
-        encoder: runs without dropout.
+        encoder: its weights are read once, at the start.
         token_ids: int32 [n, S], padded with 0.
         batch: most rows at once; long texts go in smaller batches.
 
@@ -148,7 +169,7 @@ def embed(encoder: TextEncoder, token_ids: np.ndarray, batch: int = 256) -> np.n
     lengths = np.count_nonzero(token_ids, axis=1)
     order = np.argsort(-lengths, kind="stable")
     # One trace for every shape.
-    run = tf.function(lambda ids: encoder(ids, training=False), input_signature=[tf.TensorSpec([None, None], tf.int32)])
+    run = tf.function(encoder.fast(), input_signature=[tf.TensorSpec([None, None], tf.int32)])
     start = 0
     while start < len(order):
         width = max(int(lengths[order[start]]), 1)

@@ -50,7 +50,7 @@ class ItemTower(keras.layers.Layer):
         self.dimension, self.items, self.text_width = dimension, items, text_width
         self.vocabularies, self.numeric = dict(vocabularies), tuple(numeric)
         policy = {"dtype": self.dtype_policy}
-        self.encoder = TextEncoder.from_config(dict(encoder)) if encoder else None
+        self.encoder: Any = TextEncoder.from_config(dict(encoder)) if encoder else None
         # The two parts start at like lengths; tiny ids under a long text vector learn late.
         ids, text = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.RandomNormal(stddev=0.03)
         self.id_embedding = keras.layers.Embedding(items + 1, dimension, ids, name="id", **policy) if items else None
@@ -135,7 +135,7 @@ class UserTower(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "dimension": dimension,
             "history": tuple(history),
             "length": length,
@@ -153,7 +153,7 @@ class UserTower(keras.layers.Layer):
             "decay": lambda: DecayedMean(name="decay", **policy),
             "transformer": lambda: CausalTransformer(layers, heads, length, dropout, name="transformer", **policy),
         }
-        self.summaries = [makers[name]() for name in history]
+        self.summaries: list[keras.layers.Layer] = [makers[name]() for name in history]
         self.drop = keras.layers.Dropout(embedding_dropout, name="embedding_drop", **policy)
         self.id_embedding = keras.layers.Embedding(users + 1, dimension, name="id", **policy) if users else None
         self.features = (

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 
 from tfrec.evaluation import metrics
 from tfrec.evaluation.baselines.blend import standardize
@@ -42,6 +43,11 @@ _START = {
     "frequency": 0.0,
     "frequency_decay": 0.9,
 }
+_SETTINGS = {
+    "neighbours": ("neighbours", "neighbours_decay", "l2"),
+    "text": ("text", "text_decay", "whitened"),
+    "frequency": ("frequency", "frequency_decay"),
+}
 _SCORES = 64 * 2**20  # floats of one component that are kept at a time
 
 
@@ -50,18 +56,18 @@ class Sources:
     """What is blended beside the model.
 
     Args:
+        components: of :class:`Blend`.
         items: N.
         texts: unit text vectors [N+1, t], or None.
-        repeats: whether items that a user has may rank again.
     """
 
+    components: Sequence[str]
     items: int
     texts: np.ndarray | None
-    repeats: bool
 
     def make(self, chosen: dict[str, Any], train: Ragged) -> Blend:
         """The blend of these settings, its linear item-item model fitted on ``train``."""
-        texts = self._texts(chosen["whitened"])
+        texts = self.texts_(chosen["whitened"])
         blend = Blend(
             {name: chosen[name] for name in ("neighbours", "text", "frequency")},
             {name: chosen[f"{name}_decay"] for name in ("neighbours", "text", "frequency")},
@@ -74,17 +80,13 @@ class Sources:
         blend.fill(linear, texts)
         return blend
 
-    def _texts(self, whitened: bool) -> np.ndarray | None:
+    def texts_(self, whitened: bool) -> np.ndarray | None:
         return whiten(self.texts) if whitened and self.texts is not None else self.texts
 
-    def grid(self) -> dict[str, tuple[Any, ...]]:
-        """What there is to choose: no item-item model for a large catalogue, no text without text."""
-        absent = [
-            *(("neighbours", "l2") if self.items > MOST_ITEMS else ()),
-            *(("text", "whitened") if self.texts is None else ()),
-            *(() if self.repeats else ("frequency",)),
-        ]
-        return {name: values for name, values in _GRID.items() if not name.startswith(tuple(absent) or ("-",))}
+    def available(self) -> set[str]:
+        """The components that these data allow: no item-item model for a large catalogue, no text without text."""
+        absent = {"neighbours"} if self.items > MOST_ITEMS else set()
+        return set(self.components) - absent - ({"text"} if self.texts is None else set())
 
 
 def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Ragged, sources: Sources) -> dict[str, Any]:
@@ -113,14 +115,28 @@ def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Ragged, so
         )
         return float(metrics.ndcg(rank(lambda at: total[at], valid, sources.items, top=0), 10).mean())
 
-    grid = sources.grid()
-    start = _START | {name: 0.0 for name in ("neighbours", "text", "frequency") if name not in grid}
-    return ascend(grid, start, score)
+    absent = set(_SETTINGS) - sources.available()
+    fixed = {name: 0.0 for name in absent}
+    tuned = [name for component, names in _SETTINGS.items() if component not in absent for name in names]
+    return ascend({name: _GRID[name] for name in tuned}, _START | fixed, score)
+
+
+def blended(model: Scorer, blend: Blend, history: np.ndarray) -> Scorer:
+    """The model's cosines with the rest of the blend.
+
+    Args:
+        model: cosines of a holdout.
+        blend: fitted.
+        history: int32 [Q, L] of the same holdout.
+    """
+    specs = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, history.shape[1]], tf.int32)]
+    run = tf.function(lambda cosine, read: blend(cosine, read), input_signature=specs)
+    return lambda rows: run(model(rows), history[rows]).numpy()
 
 
 def _components(history: np.ndarray, train: Ragged, sources: Sources) -> Callable[[str, float, Any], np.ndarray]:
     linear = lru_cache(maxsize=1)(lambda l2: EASE(l2).fit(train, sources.items).weights)
-    texts = lru_cache(maxsize=2)(sources._texts)
+    texts = lru_cache(maxsize=2)(sources.texts_)
 
     def component(name: str, decay: float, extra: Any) -> np.ndarray:
         if name == "frequency":

@@ -40,7 +40,7 @@ def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progr
     # A fixed name: what a kill leaves behind is overwritten.
     beside = folder / f".{FILE}.partial"
     with beside.open("wb") as file:
-        np.savez(file, header=np.array(header), **arrays)
+        np.savez(file, header=np.array(header), **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
     beside.replace(folder / FILE)
@@ -103,7 +103,8 @@ def read(folder: Path) -> Checkpoint | None:
     if not path.exists():
         return None
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # NumPy leaves a damaged file open that it opened itself.
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
         header = json.loads(str(arrays.pop("header")))
         return Checkpoint(path, header["progress"], header["callbacks"], arrays)
@@ -123,7 +124,7 @@ def _callback_state(callback: Any) -> tuple[dict[str, Any], dict[str, list[np.nd
         return {"size": os.path.getsize(callback.filename)}, {}
     attributes = {k: v.item() if isinstance(v, np.generic) else v for k, v in vars(callback).items() if k != "params"}
     plain = {k: v for k, v in attributes.items() if _is_state(v)}
-    lists = {k: v for k, v in attributes.items() if isinstance(v, list) and v and isinstance(v[0], np.ndarray)}
+    lists = {k: v for k, v in attributes.items() if isinstance(v, list) and v and all(map(_is_array, v))}
     return plain, lists
 
 
@@ -134,6 +135,10 @@ def _is_state(value: Any) -> bool:
     if isinstance(value, dict):
         return all(isinstance(key, str) for key in value) and all(map(_is_state, value.values()))
     return isinstance(value, bool | int | float | None)
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, np.ndarray | np.generic)  # Keras gives a scalar weight as the latter
 
 
 def _truncate(logger: keras.callbacks.CSVLogger, size: int) -> None:

@@ -57,4 +57,5 @@ def _merged(new: np.ndarray, old: np.ndarray, new_names: Sequence[str], old_name
     merged = new.copy()
     rows = np.flatnonzero(known) + 1
     merged[rows] = old[known[rows - 1]]
+    merged[0] = old[0]  # the unknown
     return merged

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import world
+
+from tfrec.errors import DataError
+from tfrec.training.retrieval import build
+from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
+
+ROWS = [  # user, item, split
+    (0, 9, 0), (0, 8, 1),
+    (1, 1, 0), (1, 2, 0), (1, 3, 1), (1, 4, 2),
+    (2, 5, 0), (2, 6, 2), (2, 5, 2), (2, 6, 2),
+    (3, 7, 1),
+]  # fmt: skip
+EVENTS = {
+    name: np.array(column, np.int32)
+    for name, column in zip(("user", "item", "split"), zip(*ROWS, strict=True), strict=True)
+}
+
+
+def lists(ragged: tuple[np.ndarray, np.ndarray]) -> list[list[int]]:
+    return [part.tolist() for part in np.split(ragged[0], ragged[1][1:-1])]
+
+
+def test_valid_queries_by_hand() -> None:
+    holdout = make_holdout(EVENTS, users=4, split=1, repeats="mask")
+    assert holdout.users.tolist() == [1, 3]  # user 0 is unknown: no query
+    assert lists(holdout.history) == [[1, 2], []]
+    assert lists(holdout.targets) == [[3], [7]]
+    assert lists(holdout.mask) == [[1, 2], []]
+
+
+def test_test_queries_read_valid_and_count_a_repeated_target_once() -> None:
+    holdout = make_holdout(EVENTS, users=4, split=2, repeats="keep")
+    assert holdout.users.tolist() == [1, 2]
+    assert lists(holdout.history) == [[1, 2, 3], [5]]
+    assert [sorted(targets) for targets in lists(holdout.targets)] == [[4], [5, 6]]
+    assert lists(holdout.mask) == [[], []]
+
+
+def test_nobody_is_asked_when_a_split_is_empty() -> None:
+    train = {name: column[EVENTS["split"] == 0] for name, column in EVENTS.items()}
+    assert len(make_holdout(train, 4, 1, "mask")) == 0
+
+
+def test_last_items_by_hand() -> None:
+    ragged = np.array([1, 2, 3, 4, 5], np.int32), np.array([0, 0, 1, 5])
+    assert last_items(ragged, 3).tolist() == [[0, 0, 0], [0, 0, 1], [3, 4, 5]]
+    nothing = np.zeros(0, np.int32), np.zeros(3, np.int64)
+    assert last_items(nothing, 2).tolist() == [[0, 0], [0, 0]]
+
+
+@pytest.fixture(scope="module")
+def scorer() -> RetrievalScorer:
+    config = world.settings({"user_id": True})
+    return RetrievalScorer(build(config, world.retrieval_data(config, world.checkerboard(4, 9, 1, 0))))
+
+
+def test_scores_are_inner_products_of_the_model_s_vectors(scorer: RetrievalScorer) -> None:
+    holdout = make_holdout(EVENTS, 4, 2, "mask")
+    scores = scorer.scorer(holdout)(np.array([1, 0]))
+    model = scorer.model
+    history = np.array([[0, 0, 0, 0, 0, 5], [0, 0, 0, 1, 2, 3]], np.int32)
+    users = model({"history": history, "user": np.array([2, 1], np.int32)}).numpy()[:, -1]
+    items = model.item_vectors(np.arange(10)).numpy()
+    np.testing.assert_allclose(scores, users @ items.T, atol=1e-6)
+
+
+def test_a_scorer_keeps_the_model_of_its_moment_and_the_next_one_is_new(scorer: RetrievalScorer) -> None:
+    holdout, table = make_holdout(EVENTS, 4, 2, "mask"), scorer.model.item_tower.id_embedding.embeddings
+    first = scorer.scorer(holdout)
+    before = first(np.array([0]))
+    table.assign(-table.numpy())
+    np.testing.assert_array_equal(first(np.array([0])), before)
+    assert np.abs(scorer.scorer(holdout)(np.array([0])) - before).max() > 1e-3
+
+
+def test_metrics_have_names_and_are_shares(scorer: RetrievalScorer) -> None:
+    found = scorer.metrics(make_holdout(EVENTS, 4, 2, "mask"), (1, 9))
+    assert {"hr@1", "ndcg@9", "mrr@9"} <= found.keys()
+    assert found["hr@9"] == 1.0  # every item is among the first nine of nine
+    assert all(0 <= value <= 1 for value in found.values())
+
+
+def test_a_target_outside_the_catalogue_is_refused(scorer: RetrievalScorer) -> None:
+    far = {**EVENTS, "item": np.where(EVENTS["item"] == 4, 99, EVENTS["item"]).astype(np.int32)}
+    with pytest.raises(DataError, match="99"):
+        scorer.metrics(make_holdout(far, 4, 2, "mask"), (1,))
