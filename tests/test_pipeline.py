@@ -13,7 +13,7 @@ from conftest import Shop
 from saved_models import strings
 from tables import block
 
-from tfrec import cli
+from tfrec import cli, pipeline
 from tfrec import config as settings
 from tfrec.artifact import verify as verification
 from tfrec.artifact.export import versions
@@ -229,3 +229,45 @@ def test_a_warm_start_knows_what_the_earlier_run_knew(shop: Shop) -> None:
     assert cli.main(["train", shop.config, "--quiet", "--no-export", "run.name=warm", *words]) == 0
     warm, earlier = Run.open(shop.folder / "runs" / "warm").model(), Run.open(shop.run).model()
     np.testing.assert_allclose(warm.item_vectors(np.arange(22)), earlier.item_vectors(np.arange(22)), atol=1e-5)
+
+
+# What a changed setting must not do in silence (goes with the changes of pipeline.py and runs.py)
+
+
+@pytest.mark.parametrize("stage", ["train", "evaluate", "export"])
+@pytest.mark.parametrize("change", ["run.seed=7", "evaluate.repeats=keep", "model.history_length=3"])
+def test_no_stage_takes_other_settings_than_the_training_had(
+    shop: Shop, capsys: pytest.CaptureFixture[str], stage: str, change: str
+) -> None:
+    before = times(shop.run)
+    assert cli.main(command(shop, stage, change)) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("tfrec: a run keeps the settings it was trained with; " + change.partition("=")[0])
+    assert times(shop.run) == before
+
+
+def test_evaluation_and_export_may_change(shop: Shop) -> None:
+    assert cli.main(command(shop, "evaluate", "--quiet", "evaluate.k=[5]", "evaluate.baselines=false")) == 0
+    assert set(metrics(shop.run)["test"]) >= {"hr@5"}
+    assert cli.main(command(shop, "evaluate", "--quiet")) == 0
+
+
+def test_tables_prepared_without_text_are_prepared_again_for_text(shop: Shop) -> None:
+    words = ["run.name=late", "train.epochs=1", "train.refit=false"]
+    assert cli.main(command(shop, "prepare", "--quiet", *words, NO_TEXT)) == 0
+    assert cli.main(command(shop, "train", "--quiet", "--no-export", *words)) == 0
+
+
+def test_a_prepare_that_dies_is_done_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    words = ["run.name=dies", NO_TEXT]
+    assert cli.main(command(shop, "prepare", "--quiet", *words)) == 0
+
+    def die(run: Run) -> None:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Run, "make_features", die)
+        assert cli.main(command(shop, "prepare", "--quiet", *words, "data.split.kind=random", "run.seed=9")) == 1
+    say: list[str] = []
+    pipeline.prepare(settings.load(shop.config, [*words, "data.split.kind=random", "run.seed=9"]), say.append)
+    assert any(line.startswith("prepared ") for line in say)

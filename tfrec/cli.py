@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad usage or settings."""
     arguments = _parse(argv)
     # TensorFlow's start-up lines say nothing to a user of this command.
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    warnings.formatwarning = lambda message, *_: f"warning: {message}\n"
     try:
         return arguments.run(arguments)
     except TfrecError as error:
@@ -101,6 +103,9 @@ def _query_command(commands: Any) -> None:
 
 def _stage(arguments: argparse.Namespace) -> int:
     config = settings.load(arguments.config, arguments.overrides)
+    from tfrec.startup import import_tensorflow
+
+    import_tensorflow()
     from tfrec import pipeline
 
     say = (lambda line: None) if arguments.quiet else pipeline.say

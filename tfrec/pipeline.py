@@ -45,6 +45,7 @@ def prepare(config: Config, say: Say = say) -> Run:
     _refuse_other_settings(run)
     run.save_config()
     if not _is_prepared(run):
+        run.statistics_path.unlink(missing_ok=True)  # it marks features as whole
         prepared = tables.prepare(config, run.folder / "prepared")
         report = prepared.report
         for note in report["notes"]:
@@ -58,19 +59,24 @@ def prepare(config: Config, say: Say = say) -> Run:
 
 
 def _is_prepared(run: Run) -> bool:
-    if not (run.features_folder / "statistics.json").exists() or not (run.folder / "prepared").exists():
+    if not run.statistics_path.exists() or not (run.folder / "prepared").exists():
         return False
+    if run.reads_text and "tokens" not in run.features("item"):
+        return False  # prepared for a model without text
     return run.prepared.report["settings"] == tables.settings(run.config)
 
 
 def _refuse_other_settings(run: Run) -> None:
-    """A trained run keeps its settings; evaluation, export and serving may change."""
+    """A trained run keeps its settings; what only evaluation, export and serving read may change."""
     path = run.folder / "config.json"
     if not path.exists() or not (run.folder / "checkpoints").exists():
         return
     before, now = json.loads(path.read_text(encoding="utf-8")), run.config.model_dump(mode="json")
-    for section in ("data", "features", "model", "train"):
-        differing = [key for key, value in now[section].items() if before[section].get(key) != value]
+    # The seed and what is a repeat decide which events are prepared.
+    kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
+    for section in ("run", "data", "features", "model", "train", "evaluate"):
+        keys = kept.get(section, now[section])
+        differing = [key for key in keys if before[section].get(key, now[section][key]) != now[section][key]]
         if differing:
             raise ConfigError(
                 f"a run keeps the settings it was trained with; {section}.{differing[0]} was "
@@ -147,6 +153,7 @@ class _Progress(keras.callbacks.Callback):
 def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     """Metrics of the model on valid and test beside baselines, written to metrics.json."""
     run, settings = Run(config), config.evaluate
+    _refuse_other_settings(run)
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
     report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
     for name, which in (("valid", "selected"), ("test", "final")):
@@ -222,6 +229,7 @@ def export(config: Config, say: Say = say) -> Path:
         ArtifactError: it cannot be written, fails verification, or differs from the Keras model.
     """
     run = Run(config)
+    _refuse_other_settings(run)
     model = run.model()
     parts = serving.make_parts(run, model)
     size = parts.stored_history.nbytes

@@ -68,6 +68,14 @@ class Run:
     def features_folder(self) -> Path:
         return self.folder / "features"
 
+    @property
+    def statistics_path(self) -> Path:
+        return self.features_folder / "statistics.json"
+
+    @property
+    def reads_text(self) -> bool:
+        return bool(self.config.features.text.columns) and self.config.model.text != "none"
+
     def model_path(self, which: str) -> Path:
         """Of "selected" (chosen on valid) or "final"."""
         return self.folder / "models" / f"{which}.keras"
@@ -82,12 +90,11 @@ class Run:
 
     @functools.cached_property
     def tokenizer(self) -> Tokenizer | None:
-        text = self.config.features.text
-        return Tokenizer(self.preset, text.tokens) if text.columns and self.config.model.text != "none" else None
+        return Tokenizer(self.preset, self.config.features.text.tokens) if self.reads_text else None
 
     @functools.cached_property
     def preprocessor(self) -> preprocess.Preprocessor:
-        return self._preprocessor(preprocess.Statistics.load(self.features_folder / "statistics.json"))
+        return self._preprocessor(preprocess.Statistics.load(self.statistics_path))
 
     def _preprocessor(self, statistics: preprocess.Statistics) -> preprocess.Preprocessor:
         schema, prepared = self.config.features.schema_, self.prepared
@@ -115,19 +122,22 @@ class Run:
         counts = {"item": self.prepared.items["count"].to_numpy(), "user": self.prepared.users["count"].to_numpy()}
         parts = [preprocess.fit(schema, side, raw[side], counts[side]) for side in ("item", "user")]
         statistics = preprocess.Statistics(
-            {k: v for p in parts for k, v in p.vocabularies.items()}, {k: v for p in parts for k, v in p.moments.items()}
+            {k: v for p in parts for k, v in p.vocabularies.items()},
+            {k: v for p in parts for k, v in p.moments.items()},
         )
         preprocessor = self._preprocessor(statistics)
         folder = self.features_folder
         folder.mkdir(parents=True, exist_ok=True)
         for side in ("item", "user"):
-            columns = {name: _with_unknown(value.numpy()) for name, value in preprocessor.features(side, raw[side]).items()}
+            columns = {
+                name: _with_unknown(value.numpy()) for name, value in preprocessor.features(side, raw[side]).items()
+            }
             if side == "item" and self.tokenizer:
                 columns["tokens"] = _with_unknown(_tokens(preprocessor, raw["item"]))
             _write_arrays(folder / f"{side}.npz", columns)
-        statistics.save(folder / "statistics.json")
+        statistics.save(self.statistics_path)
 
-    def _read_features(self, side: Side) -> dict[str, np.ndarray]:
+    def features(self, side: Side) -> dict[str, np.ndarray]:
         try:
             with np.load(self.features_folder / f"{side}.npz", allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
@@ -137,17 +147,19 @@ class Run:
     def text_vectors(self, tokens: np.ndarray) -> np.ndarray:
         """Unit text vectors float32 [N+1, t] of token ids [N+1, S]; zeros for an item without text."""
         folder = fetch.cache_folder() / "embeddings"
-        vectors = embedding_cache.cached(lambda ids: embed(self.encoder, ids), tokens[1:], self.encoder.identity(), folder)
+        vectors = embedding_cache.cached(
+            lambda ids: embed(self.encoder, ids), tokens[1:], self.encoder.identity(), folder
+        )
         # [CLS] [SEP] and nothing else is an empty text: no direction is better than an arbitrary one.
         return _with_unknown(vectors * (np.count_nonzero(tokens[1:], axis=1) > 2)[:, None]).astype(np.float32)
 
     def item_text_vectors(self) -> np.ndarray | None:
         """Unit text vectors of the pretrained encoder [N+1, t]; None without text."""
-        return self.text_vectors(self._read_features("item")["tokens"]) if self.tokenizer else None
+        return self.text_vectors(self.features("item")["tokens"]) if self.tokenizer else None
 
     def retrieval_data(self, **more: Any) -> RetrievalData:
         """What training reads."""
-        items = self._read_features("item")
+        items = self.features("item")
         how = self.config.model.text
         if how == "frozen":
             items["text"] = self.text_vectors(items["tokens"])
@@ -157,7 +169,7 @@ class Run:
             self.prepared.events,
             len(self.prepared.user_ids),
             len(self.prepared.item_ids),
-            self._read_features("user"),
+            self.features("user"),
             items,
             self.preprocessor.statistics.rows(),
             self.encoder if how in ("lora", "full") else None,
@@ -187,7 +199,6 @@ class Run:
             raise DataError("a run must be trained first", str(path), "Run tfrec train")
         return keras.saving.load_model(path)
 
-
     def save_blend(self, blend: Blend, which: str) -> None:
         path = self.model_path(which).with_suffix(".blend.npz")
         beside = path.with_name(f".{path.name}.partial.npz")
@@ -208,7 +219,9 @@ def _with_unknown(rows: np.ndarray) -> np.ndarray:
 def _tokens(preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]) -> np.ndarray:
     rows = len(next(iter(raw.values())))
     parts = [
-        preprocessor.tokens(preprocessor.text({name: column[i : i + _TOKENIZE_AT_ONCE] for name, column in raw.items()}))
+        preprocessor.tokens(
+            preprocessor.text({name: column[i : i + _TOKENIZE_AT_ONCE] for name, column in raw.items()})
+        )
         for i in range(0, rows, _TOKENIZE_AT_ONCE)
     ]
     return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
@@ -217,5 +230,5 @@ def _tokens(preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]
 def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
     beside = path.with_name(f".{path.name}")
     with beside.open("wb") as file:
-        np.savez(file, **arrays)
+        np.savez(file, allow_pickle=False, **arrays)
     os.replace(beside, path)

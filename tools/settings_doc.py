@@ -35,7 +35,9 @@ def render() -> str:
     parts = [HEAD]
     for name, field in Config.model_fields.items():
         assert isinstance(field.annotation, type)
-        parts.append(f"\n## {name}\n\n| setting | default | |\n|---|---|---|\n" + "\n".join(rows(field.annotation, "")) + "\n")
+        parts.append(
+            f"\n## {name}\n\n| setting | default | |\n|---|---|---|\n" + "\n".join(rows(field.annotation, "")) + "\n"
+        )
     parts.append("\n## An entry of features.columns\n\n| key | default | |\n|---|---|---|\n")
     parts.append("\n".join(rows(Feature, "")) + "\n")
     return "".join(parts)

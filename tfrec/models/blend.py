@@ -18,7 +18,8 @@ COMPONENTS = ("neighbours", "text", "frequency")
 class Blend(keras.layers.Layer):
     """Weighted sum of scores, each standardised over the catalogue of a request.
 
-        s(u, i) = z(cosine) + w_n z(Σ_j γ_n^age(j) B[j, i]) + w_t z(Σ_j γ_t^age(j) t_j · t_i) + w_f z(Σ_j γ_f^age(j) [j = i])
+        s(u, i) = z(cosine) + w_n z(Σ_j γ_n^age(j) B[j, i])
+                + w_t z(Σ_j γ_t^age(j) t_j · t_i) + w_f z(Σ_j γ_f^age(j) [j = i])
 
     over the items j of the history, with z the distance from the mean in standard deviations. An item counts once,
     at its last place, except in the last sum. B are the weights of a linear item-item model (EASE, Steck 2019,

@@ -12,8 +12,8 @@ import tensorflow as tf
 
 from tfrec.evaluation import metrics
 from tfrec.evaluation.baselines.blend import standardize
-from tfrec.evaluation.baselines.ease import EASE
 from tfrec.evaluation.baselines.counts import MOST_ITEMS
+from tfrec.evaluation.baselines.ease import EASE
 from tfrec.evaluation.baselines.search import ascend
 from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ragged import Ragged
@@ -48,7 +48,7 @@ _SETTINGS = {
     "text": ("text", "text_decay", "whitened"),
     "frequency": ("frequency", "frequency_decay"),
 }
-_SCORES = 64 * 2**20  # floats of one component that are kept at a time
+_SCORES = 8 * 2**20  # floats of one component that are kept at a time
 
 
 @dataclass(frozen=True)
@@ -140,17 +140,18 @@ def _components(history: np.ndarray, train: Ragged, sources: Sources) -> Callabl
 
     def component(name: str, decay: float, extra: Any) -> np.ndarray:
         if name == "frequency":
-            return standardize(_profile(history, decay, sources.items, distinct=False))
-        profile = _profile(history, decay, sources.items, distinct=True)
+            return standardize(profile(history, decay, sources.items, distinct=False))
+        weights = profile(history, decay, sources.items, distinct=True)
         if name == "neighbours":
-            return standardize(profile @ linear(extra))
+            return standardize(weights @ linear(extra))
         vectors = texts(extra)
-        return standardize((profile @ vectors) @ vectors.T)
+        assert vectors is not None
+        return standardize((weights @ vectors) @ vectors.T)
 
     return component
 
 
-def _profile(history: np.ndarray, decay: float, items: int, distinct: bool) -> np.ndarray:
+def profile(history: np.ndarray, decay: float, items: int, distinct: bool) -> np.ndarray:
     """γ^age at the items of each history, float32 [Q, N+1]: the largest of an item, or the sum."""
     weights = np.broadcast_to(decay ** np.arange(history.shape[1] - 1, -1, -1.0), history.shape)
     out = np.zeros((len(history), items + 1), np.float32)

@@ -1,0 +1,127 @@
+"""The blend in the graph against plain numpy, and what is chosen for it on a world with a known answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tfrec.evaluation.baselines.blend import standardize as numpy_standardize
+from tfrec.evaluation.ranks import Holdout, rank
+from tfrec.models.blend import Blend, standardize
+from tfrec.training import blending
+
+ITEMS = 6
+
+
+def make(weights: dict[str, float], decays: dict[str, float], neighbours: int = ITEMS + 1) -> tuple[Blend, np.ndarray]:
+    random = np.random.default_rng(0)
+    linear = random.normal(size=(ITEMS + 1, ITEMS + 1)).astype(np.float32)
+    linear[0] = linear[:, 0] = 0
+    texts = random.normal(size=(ITEMS + 1, 3)).astype(np.float32)
+    blend = Blend(weights, decays, ITEMS, neighbours, 3)
+    blend.build()
+    blend.fill(linear, texts)
+    return blend, linear
+
+
+def scores(blend: Blend, history: list[list[int]]) -> np.ndarray:
+    """What is added to cosines that are all equal."""
+    return blend(tf.zeros([len(history), ITEMS + 1]), tf.constant(history, tf.int32)).numpy()
+
+
+def test_z_scores_leave_out_column_0_and_are_zero_where_all_are_equal() -> None:
+    z = standardize(tf.constant([[99.0, 1.0, 3.0], [7.0, 2.0, 2.0]])).numpy()
+    np.testing.assert_allclose(z[:, 1:], [[-1.0, 1.0], [0.0, 0.0]])
+
+
+def test_neighbours_by_hand() -> None:
+    blend, linear = make({"neighbours": 0.5}, {"neighbours": 0.8})
+    expected = linear[2] + 0.8 * linear[5]  # 2 is the last, 5 the one before; 0 is padding
+    np.testing.assert_allclose(scores(blend, [[0, 5, 2]])[0, 1:], 0.5 * z(expected), rtol=1e-5)
+
+
+def z(row: np.ndarray) -> np.ndarray:
+    return (row[1:] - row[1:].mean()) / row[1:].std()
+
+
+def test_an_item_counts_once_at_its_last_place_but_each_time_in_frequency() -> None:
+    once, linear = make({"neighbours": 1.0}, {"neighbours": 0.5})
+    np.testing.assert_allclose(scores(once, [[3, 4, 3]])[0, 1:], z(linear[3] + 0.5 * linear[4]), rtol=1e-4, atol=1e-6)
+    often, _ = make({"frequency": 1.0}, {"frequency": 0.5})
+    expected = np.zeros(ITEMS + 1)
+    expected[3], expected[4] = 1.25, 0.5
+    np.testing.assert_allclose(scores(often, [[3, 4, 3]])[0, 1:], z(expected), rtol=1e-5)
+
+
+def test_only_the_largest_neighbours_are_kept() -> None:
+    blend, linear = make({"neighbours": 1.0}, {"neighbours": 1.0}, neighbours=2)
+    kept = np.where(np.abs(linear[4]) >= np.sort(np.abs(linear[4]))[-2], linear[4], 0)
+    np.testing.assert_allclose(scores(blend, [[4]])[0, 1:], z(kept), rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["neighbours", "text", "frequency"])
+@pytest.mark.parametrize("decay", [0.6, 1.0])
+def test_the_graph_equals_what_the_choice_is_made_with(name: str, decay: float) -> None:
+    random = np.random.default_rng(1)
+    history = random.integers(0, ITEMS + 1, (20, 7)).astype(np.int32)
+    history[:, 0] = 0
+    blend, linear = make({name: 1.0}, {name: decay})
+    profile = blending.profile(history, decay, ITEMS, distinct=name != "frequency")
+    texts = blend.texts.numpy() if name == "text" else None
+    expected = {
+        "neighbours": lambda: profile @ linear,
+        "text": lambda: profile @ texts @ texts.T,
+        "frequency": lambda: profile,
+    }[name]()
+    # A history of padding alone has equal scores in both.
+    np.testing.assert_allclose(
+        scores(blend, history.tolist())[:, 1:], numpy_standardize(expected)[:, 1:], rtol=1e-3, atol=2e-4
+    )
+
+
+def test_empty_batches_and_histories() -> None:
+    blend, _ = make(
+        {"neighbours": 1.0, "text": 1.0, "frequency": 1.0}, dict.fromkeys(("neighbours", "text", "frequency"), 0.9)
+    )
+    assert blend(tf.zeros([0, ITEMS + 1]), tf.zeros([0, 4], tf.int32)).shape == (0, ITEMS + 1)
+    cosine = tf.constant([[0.0, *range(ITEMS)]])
+    np.testing.assert_allclose(blend(cosine, tf.zeros([1, 4], tf.int32)), standardize(cosine))
+
+
+def test_a_saved_blend_gives_equal_scores(tmp_path: Path) -> None:
+    blend, _ = make({"neighbours": 0.3, "text": 0.2}, {"neighbours": 0.9, "text": 0.7})
+    blend.save(tmp_path / "blend.npz")
+    history = [[1, 2, 3], [0, 0, 6]]
+    np.testing.assert_array_equal(scores(Blend.load(tmp_path / "blend.npz"), history), scores(blend, history))
+
+
+def test_what_tells_is_chosen_and_what_does_not_exist_is_not() -> None:
+    """The next item of the history's last is i + 1, which only co-occurrence knows; the model says nothing."""
+    random = np.random.default_rng(2)
+    items, users = 30, 200
+    starts = random.integers(1, items - 3, users)
+    lists = starts[:, None] + np.arange(3)
+    train = lists.ravel().astype(np.int32), np.concatenate([[0, 0], np.arange(3, 3 * users + 1, 3)])
+    history = np.pad(lists[:, :2], [(0, 0), (2, 0)]).astype(np.int32)
+    ends = np.arange(users + 1)
+    valid = Holdout(
+        np.arange(1, users + 1, dtype=np.int32),
+        (lists[:, :2].ravel().astype(np.int32), 2 * ends),
+        (lists[:, 2].astype(np.int32), ends),
+        (lists[:, :2].ravel().astype(np.int32), 2 * ends),
+    )
+    sources = blending.Sources(("neighbours", "text"), items, None)
+    noise = random.normal(size=(users, items + 1)).astype(np.float32)
+    chosen = blending.choose(lambda rows: noise[rows], valid, history, train, sources)
+    assert chosen["neighbours"] >= 1.0 and chosen["text"] == 0.0 and chosen["frequency"] == 0.0
+    blend = sources.make(chosen, train)
+    better = rank(blending.blended(lambda rows: noise[rows], blend, history), valid, items)
+    worse = rank(lambda rows: noise[rows], valid, items)
+    assert better.values.mean() < 0.3 * worse.values.mean()
+
+
+def test_a_large_catalogue_has_no_item_item_model() -> None:
+    assert blending.Sources(("neighbours",), 20_001, None).available() == set()
