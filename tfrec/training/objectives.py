@@ -22,8 +22,10 @@ def next_item_softmax(model: TwoTower) -> Objective:
     def objective(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         items = model.item_vectors(catalogue, training=True)  # [N + 1, d]
         users, targets = _positions(model, tf.gather(items, batch["history"]), batch)
-        losses = softmax_loss(users, items, tf.maximum(targets, 1), model.temperature)
-        return _sums(losses, targets)
+        # Most histories are shorter than a row: padding must not be multiplied with the whole catalogue.
+        kept = tf.where(targets > 0)[:, 0]
+        losses = softmax_loss(tf.gather(users, kept), items, tf.gather(targets, kept), model.temperature)
+        return tf.reduce_sum(losses), tf.cast(tf.size(kept), losses.dtype)
 
     return objective
 
