@@ -39,7 +39,11 @@ check: .venv/tested ## format, lint, types, direction of imports
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+bench: .venv/installed ## one ratio a script, appended to benchmarks/results.json (use a quiet machine)
+	for script in train_two_tower optimizers train_memory encode_text; do \
+		$(BIN)/python benchmarks/$$script.py || exit 1; done
+
 clean: ## remove .venv and caches; runs and exports stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install prepare train evaluate export serve test test-slow check clean
+.PHONY: help install prepare train evaluate export serve test test-slow check bench clean

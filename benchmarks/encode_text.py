@@ -55,7 +55,7 @@ def compare(results: Path, name: str, own: Cost, peer: Cost) -> None:
 def titles() -> np.ndarray:
     """The titles of amazon-industrial."""
     items = sources.open_source(Data(source="amazon-industrial")).items
-    return items.title.fill_null("").execute().to_numpy(object)
+    return np.array(items.title.fill_null("").to_pyarrow().to_pylist(), object)
 
 
 def save_both(folder: Path, precision: str) -> Sequence[Path]:

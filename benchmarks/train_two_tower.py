@@ -30,7 +30,11 @@ def main() -> None:
         answer({"ours": ours, "tfrs": tfrs}[options.side]())
         return
     command = [sys.executable, __file__, "--side"]
-    with Worker([*command, "ours"]) as our_side, Worker([*command, "tfrs"], TF_USE_LEGACY_KERAS="1") as peer_side:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        Worker([*command, "ours"], TMPDIR=folder) as our_side,
+        Worker([*command, "tfrs"], TMPDIR=folder, TF_USE_LEGACY_KERAS="1") as peer_side,
+    ):
         own, peer = alternate(our_side, peer_side, options.rounds)
     packages = ["tensorflow", "keras", "tensorflow-recommenders", "tf_keras"]
     compare(options.results, "train_two_tower", own, peer, packages)

@@ -22,6 +22,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam", "learning_rate": 1e-3, "clip_norm": 0.5, "accumulate": 2},
     ),
     "sgd in_batch clip": (PLAIN, {"optimizer": "sgd", "loss": "in_batch", "clip_norm": 0.5}),
+    "sparse_adagrad in_batch clip accumulate": (
+        PLAIN,
+        {"optimizer": "sparse_adagrad", "loss": "in_batch", "clip_norm": 0.5},
+    ),
+    "lazy_adam in_batch": (PLAIN, {"optimizer": "lazy_adam", "learning_rate": 1e-3, "loss": "in_batch"}),
+    "rowwise softmax accumulate": (PLAIN, {"optimizer": "rowwise_adagrad", "accumulate": 2}),
     "adam in_batch": (PLAIN, {"optimizer": "adam", "learning_rate": 1e-3, "loss": "in_batch"}),
     "adamw transformer": ({**PLAIN, "history": ["transformer"]}, {"optimizer": "adamw", "learning_rate": 1e-3}),
     "float16 clip": (PLAIN, {"optimizer": "sgd", "precision": "mixed_float16", "clip_norm": 0.5}),

@@ -95,3 +95,18 @@ def test_losses_equal_brute_force(seed: int, rows: int, candidates: int, tempera
     table = np.concatenate([np.zeros((1, 3), np.float32), vectors])
     got = softmax_loss(users, table, labels + 1, tf.constant(temperature))
     np.testing.assert_allclose(got, softmax_twin(users, table, labels + 1, temperature), rtol=1e-3, atol=1e-4)
+
+
+def test_hard_negatives_are_the_highest_and_the_positive_stays() -> None:
+    users = tf.constant([E1])
+    candidates = tf.constant([[0.1, 0.0], [0.9, 0.0], [0.5, 0.0], [0.7, 0.0]])
+    ids, q = tf.constant([1, 2, 3, 4]), tf.ones([4])
+    loss = in_batch_loss(users, candidates, tf.constant([0]), ids, q, tf.constant(1.0), hard_negatives=2)
+    np.testing.assert_allclose(loss, [math.log(sum(map(math.exp, (0.1, 0.9, 0.7)))) - 0.1], rtol=1e-6)
+
+
+def test_all_negatives_as_hard_ones_are_the_whole_batch() -> None:
+    random = np.random.default_rng(0)
+    vectors = [tf.constant(random.normal(size=(5, 3)), tf.float32) for _ in range(2)]
+    given = *vectors, tf.range(5), tf.constant([1, 2, 2, 3, 4]), tf.ones([5]) / 5, tf.constant(2.0)
+    np.testing.assert_allclose(in_batch_loss(*given, hard_negatives=4), in_batch_loss(*given), rtol=1e-5)

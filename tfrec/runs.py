@@ -102,9 +102,13 @@ class Run:
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
-        how = self.config.model.text
+        how, text = self.config.model.text, self.config.features.text
         return TextEncoder.from_preset(
-            self.preset, "frozen" if how == "none" else how, self.config.model.lora_rank, dtype="float32"
+            self.preset,
+            "frozen" if how == "none" else how,
+            self.config.model.lora_rank,
+            precision=text.precision,
+            dtype="float32",
         )
 
     def raw(self, side: Side) -> dict[str, np.ndarray]:

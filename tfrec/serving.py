@@ -46,7 +46,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
         embed_item=embed_item,
         embed_query=text.of_texts if text.encoder else None,
-        variables=[variable.value for variable in _variables(text, model) + (blend.variables if blend else [])],
+        variables=_variables(text, model) + [variable.value for variable in (blend.variables if blend else [])],
         tables=preprocessor.tables,
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
@@ -56,7 +56,10 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
 
 def _variables(text: _Text, model: TwoTower) -> list[Any]:
     layers = (model.user_tower, model.user_table, model.item_tower)
-    return [*text.variables(), *(variable for layer in layers for variable in layer.variables)]
+    encoder = model.item_tower.encoder
+    replaced = {id(variable) for variable in encoder.variables} if encoder else set()
+    kept = (variable for layer in layers for variable in layer.variables if id(variable) not in replaced)
+    return [*text.variables(), *(variable.value for variable in kept)]
 
 
 class _Text:
@@ -66,9 +69,10 @@ class _Text:
         self._run, self._data, self._learns = run, data, model.item_tower.encoder is not None
         reads_text = run.config.model.text != "none"
         self.encoder: Any = (model.item_tower.encoder or run.encoder) if reads_text else None
+        self._fast: Any = self.encoder.fast() if self.encoder else None
 
-    def variables(self) -> list[Any]:
-        return list(self.encoder.variables) if self.encoder and not self._learns else []
+    def variables(self) -> list[tf.Variable]:
+        return self._fast.variables if self._fast else []
 
     def catalogue(self) -> np.ndarray | None:
         """float32 [N+1, t]."""
@@ -87,11 +91,12 @@ class _Text:
             return {}
         tokens = self._run.preprocessor.tokens(self._run.preprocessor.text(raw))
         vectors = self._embed(tokens)
-        return {"tokens": tokens, "text": vectors, "text_embedding": vectors}
+        # An encoder that learns has learnt with what it says of an empty text.
+        return {"text": self._fast(tokens) if self._learns else vectors, "text_embedding": vectors}
 
     def _embed(self, tokens: tf.Tensor) -> tf.Tensor:
         said = tf.math.count_nonzero(tokens, axis=1, keepdims=True) > 2
-        return tf.where(said, self.encoder(tokens), 0.0)
+        return tf.where(said, self._fast(tokens), 0.0)
 
 
 def _knows_users(run: Run) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import tensorflow as tf
@@ -44,7 +45,7 @@ class HistoryBatches:
             least = "one event" if self.first_event else "two events"
             raise TrainingError(f"training needs a user with at least {least}", f"{len(self.values)} events")
 
-    @property
+    @cached_property
     def steps(self) -> int:
         """Batches of an epoch."""
         return -(-len(self._rows(0)) // self.batch)

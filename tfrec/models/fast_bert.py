@@ -13,6 +13,7 @@ from tfrec.errors import EncoderError
 Precision = Literal["float32", "bfloat16"]
 _EPSILON = 1e-12  # of BERT's layer normalisation
 _MASKED = -1e9
+_STEP = 16
 
 
 class Dense(NamedTuple):
@@ -131,7 +132,7 @@ class _Layout(NamedTuple):
     flat: tf.Tensor  # int32 [T]: place in [B · S]
     row: tf.Tensor  # int32 [T]
     column: tf.Tensor  # int32 [T]
-    ids: tf.Tensor  # int32 [T]
+    ids: tf.Tensor  # int32 [T]; 0 for the few that fill T up to a multiple of _STEP
 
 
 def _lay_out(token_ids: tf.Tensor) -> _Layout:
@@ -142,9 +143,13 @@ def _lay_out(token_ids: tf.Tensor) -> _Layout:
     # A row of padding alone keeps one token, so that the padded form always has a row to point at.
     kept = tf.reshape(mask | (tf.range(length) == 0), [-1])
     flat = tf.cast(tf.where(kept)[:, 0], tf.int32)
+    ids = tf.gather(tf.reshape(token_ids, [-1]), flat)
+    # oneDNN compiles and keeps code for every number of rows that it meets.
+    filler = [[0, -tf.size(flat) % _STEP]]
+    flat, ids = tf.pad(flat, filler), tf.pad(ids, filler)
     count = tf.cumsum(tf.cast(kept, tf.int32), exclusive=True)
     place = tf.reshape(tf.where(kept, count, 0), [rows, length])
-    return _Layout(mask, place, flat, flat // length, flat % length, tf.gather(tf.reshape(token_ids, [-1]), flat))
+    return _Layout(mask, place, flat, flat // length, flat % length, ids)
 
 
 def _dense(x: tf.Tensor, dense: Dense) -> tf.Tensor:

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
+import tensorflow as tf
 from keras import ops
 
 
@@ -14,6 +15,19 @@ def mean_over_values(rows: Any, ids: Any) -> Any:
     """Mean of embedding rows [..., m, d] over the values whose id [..., m] is not 0; zeros when none is."""
     present = ops.cast(ops.not_equal(ids, 0), rows.dtype)[..., None]
     return ops.sum(rows * present, axis=-2) / ops.maximum(ops.sum(present, axis=-2), 1.0)
+
+
+@keras.saving.register_keras_serializable("tfrec")
+class RowEmbedding(keras.layers.Embedding):
+    """``keras.layers.Embedding`` whose lookup costs what it reads.
+
+    Keras' own reads the table first, and TensorFlow copies a table so read that is updated by rows.
+
+    Call: int32 [...] -> [..., d].
+    """
+
+    def call(self, inputs: Any) -> Any:
+        return ops.cast(tf.gather(self.embeddings.value, ops.cast(inputs, "int32")), self.compute_dtype)
 
 
 @keras.saving.register_keras_serializable("tfrec")

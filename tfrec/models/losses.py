@@ -34,10 +34,13 @@ def in_batch_loss(
     ids: tf.Tensor,
     probabilities: tf.Tensor,
     temperature: tf.Tensor,
+    hard_negatives: int = 0,
 ) -> tf.Tensor:
     """Cross-entropy over the candidates of the batch, corrected for how often each is drawn.
 
         logit_mn = τ u_m·v_n − log q_n,  without n whose id equals that of m's own candidate
+
+    The plain definition, with every logit in memory; :mod:`tfrec.models.blocked_softmax` computes the same.
 
     Args:
         users: float32 [M, d].
@@ -46,6 +49,7 @@ def in_batch_loss(
         ids: int32 [C] item indices; 0 is padding and never a negative.
         probabilities: float32 [C], the chance q that the item is in a batch position; below 1e-6 counts as 1e-6.
         temperature: scalar τ.
+        hard_negatives: most negatives of a row, those with the highest logits; 0 = all.
 
     Returns:
         float32 [M].
@@ -57,4 +61,6 @@ def in_batch_loss(
     logits = tf.where(ids[None, :] == 0, LOWEST, logits)
     one_hot = tf.one_hot(labels, tf.shape(candidates)[0])
     logits = tfrs.remove_accidental_hits(one_hot, logits, ids)
-    return tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits)
+    if hard_negatives:
+        logits, one_hot = tfrs.hardest_negatives(one_hot, logits, hard_negatives)
+    return tf.nn.softmax_cross_entropy_with_logits(one_hot, logits)

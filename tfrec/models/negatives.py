@@ -7,13 +7,14 @@ become further candidates of it, with the probabilities of :func:`mixed`.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeAlias
 
 import tensorflow as tf
 
 from tfrec.errors import TrainingError
 from tfrec.models.losses import LOWEST
 
-Seed = tf.Tensor | Sequence[int]
+Seed: TypeAlias = tf.Tensor | Sequence[int]
 
 
 def uniform(shape: Sequence[int], items: int, seed: Seed) -> tf.Tensor:
@@ -32,15 +33,18 @@ def by_popularity(shape: Sequence[int], counts: tf.Tensor, seed: Seed, power: fl
 
     Args:
         shape: of the result.
-        counts: float32 [N+1]; row 0 is never drawn.
+        counts: [N+1], some above 0; row 0 is never drawn.
         seed: two integers.
         power: α; word2vec draws with 0.75 (arXiv 1310.4546).
     """
-    total = tf.cumsum(_chances(counts, power))
-    point = tf.random.stateless_uniform(shape, seed) * total[-1]
+    chances = _chances(counts, power)
+    # float32 sums would lose the rare items of a large catalogue.
+    total = tf.cumsum(tf.cast(chances, tf.float64))
+    point = tf.random.stateless_uniform(shape, seed, dtype=tf.float64) * total[-1]
     drawn = tf.searchsorted(total, tf.reshape(point, [-1]), side="right")
     # Rounding may put a point on the end of the last item.
-    return tf.reshape(tf.minimum(drawn, tf.reduce_max(tf.where(counts[1:] > 0))[None] + 1), shape)
+    last = tf.reduce_max(tf.where(chances > 0, tf.range(tf.size(chances)), 0))
+    return tf.reshape(tf.minimum(drawn, last), shape)
 
 
 def popularity_share(counts: tf.Tensor, power: float = 1.0) -> tf.Tensor:

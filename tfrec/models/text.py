@@ -140,7 +140,7 @@ class TextEncoder(keras.layers.Layer):
         self._let_learn(value)
 
     def identity(self) -> str:
-        """sha256 of architecture, precision and weights, hexadecimal: encoders with equal identities give equal vectors."""
+        """sha256 of architecture, precision and weights, hexadecimal: equal identities give equal vectors."""
         shape = {key: value for key, value in self._architecture.items() if key not in ("name", "trainable")}
         shape["precision"] = self.precision
         digest = hashlib.sha256(json.dumps(shape, sort_keys=True, default=str).encode())

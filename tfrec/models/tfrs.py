@@ -37,3 +37,8 @@ def sampling_probability_correction(logits: tf.Tensor, probabilities: tf.Tensor)
 def remove_accidental_hits(one_hot: tf.Tensor, logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
     """Lowers the logits [M, C] of candidates whose id [C] is the positive's, the positive itself apart."""
     return _losses().RemoveAccidentalHits()(one_hot, logits, ids)
+
+
+def hardest_negatives(one_hot: tf.Tensor, logits: tf.Tensor, count: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """The logits and labels of the positive and of the ``count`` highest negatives, both [M, count + 1]."""
+    return _losses().HardNegativeMining(count)(logits, one_hot)

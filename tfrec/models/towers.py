@@ -8,7 +8,7 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfrec.models.layers import CausalTransformer, DecayedMean, FeatureSum
+from tfrec.models.layers import CausalTransformer, DecayedMean, FeatureSum, RowEmbedding
 from tfrec.models.text import TextEncoder
 
 
@@ -53,7 +53,7 @@ class ItemTower(keras.layers.Layer):
         self.encoder: Any = TextEncoder.from_config(dict(encoder)) if encoder else None
         # The two parts start at like lengths; tiny ids under a long text vector learn late.
         ids, text = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.RandomNormal(stddev=0.03)
-        self.id_embedding = keras.layers.Embedding(items + 1, dimension, ids, name="id", **policy) if items else None
+        self.id_embedding = RowEmbedding(items + 1, dimension, ids, name="id", **policy) if items else None
         self.text_projection = (
             keras.layers.Dense(dimension, use_bias=False, kernel_initializer=text, name="text_projection", **policy)
             if text_width
@@ -77,7 +77,7 @@ class ItemTower(keras.layers.Layer):
 
     def text(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
         """Text vectors [R, t], unit length: as given, or from the encoder."""
-        return self.encoder(inputs["tokens"], training=training) if self.encoder else inputs["text"]
+        return inputs["text"] if "text" in inputs else self.encoder(inputs["tokens"], training=training)
 
     def call(self, inputs: Mapping[str, Any], training: bool = False) -> Any:
         parts = []
@@ -155,7 +155,7 @@ class UserTower(keras.layers.Layer):
         }
         self.summaries: list[keras.layers.Layer] = [makers[name]() for name in history]
         self.drop = keras.layers.Dropout(embedding_dropout, name="embedding_drop", **policy)
-        self.id_embedding = keras.layers.Embedding(users + 1, dimension, name="id", **policy) if users else None
+        self.id_embedding = RowEmbedding(users + 1, dimension, name="id", **policy) if users else None
         self.features = (
             FeatureSum(vocabularies, numeric, dimension, name="features", **policy) if vocabularies or numeric else None
         )

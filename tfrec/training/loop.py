@@ -14,6 +14,8 @@ from tfrec.errors import TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
 from tfrec.training.objectives import Batch, Objective
+from tfrec.training.optimizers import inner
+from tfrec.training.sparse import TouchedRows, merged_slices
 
 
 class Batches(Protocol):
@@ -162,7 +164,7 @@ class Trainer:
         replicas = tf.distribute.get_replica_context()
         weight = tf.add_n([weight for _, weight, _ in parts])
         weight = tf.maximum(replicas.all_reduce(tf.distribute.ReduceOp.SUM, weight), 1e-12)
-        gradients = [tf.add_n(column) / weight for column in zip(*(g for _, _, g in parts), strict=True)]
+        gradients = [_mean(column, weight) for column in zip(*(g for _, _, g in parts), strict=True)]
         scales = isinstance(self.model.optimizer, keras.optimizers.LossScaleOptimizer)
         if self.clip_norm or (scales and replicas.num_replicas_in_sync > 1):
             gradients = self._clip(gradients, replicas)
@@ -178,17 +180,32 @@ class Trainer:
         if missing:
             raise TrainingError("every trainable variable must take part in the loss; these do not", missing)
         # Keras optimizers take sparse rows that come twice, as from two replicas, for two rows: (a + b)² ≠ a² + b².
-        return loss, weight, [tf.convert_to_tensor(gradient) for gradient in gradients]
+        if not isinstance(inner(self.model.optimizer), TouchedRows):
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
+        return loss, weight, gradients
 
-    def _clip(self, gradients: Sequence[tf.Tensor], replicas: tf.distribute.ReplicaContext) -> list[tf.Tensor]:
-        # Replicas must be summed before a norm, or a test for overflow, means anything.
+    def _clip(self, gradients: Sequence[Any], replicas: tf.distribute.ReplicaContext) -> list[Any]:
+        # Replicas and equal rows must be summed before a norm, or a test for overflow, means anything.
         count = replicas.num_replicas_in_sync
         if count > 1:
             gradients = replicas.all_reduce(tf.distribute.ReduceOp.SUM, gradients)
+        gradients = [_merged(g, v) for g, v in zip(gradients, self.model.trainable_variables, strict=True)]
         if self.clip_norm:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * self.model.optimizer.scale_loss(1.0))
         # The optimizer adds the replicas again.
-        return [gradient / count for gradient in gradients]
+        return [_mean([gradient], count) for gradient in gradients]
+
+
+def _mean(parts: Sequence[Any], weight: Any) -> Any:
+    """The sum of gradients over a weight; rows stay rows, with duplicates."""
+    if not isinstance(parts[0], tf.IndexedSlices):
+        return tf.add_n(parts) / weight
+    values = tf.concat([part.values for part in parts], axis=0) / weight
+    return tf.IndexedSlices(values, tf.concat([part.indices for part in parts], axis=0), parts[0].dense_shape)
+
+
+def _merged(gradient: Any, variable: keras.Variable) -> Any:
+    return merged_slices(gradient, variable.shape[0]) if isinstance(gradient, tf.IndexedSlices) else gradient
 
 
 def _split(batch: Batch, parts: int) -> Iterable[Batch]:

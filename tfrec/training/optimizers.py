@@ -7,6 +7,7 @@ from typing import Any
 import keras
 
 from tfrec.config import Train
+from tfrec.training.sparse import LazyAdam, RowwiseAdagrad, SparseAdagrad
 
 
 def make_optimizer(settings: Train) -> keras.optimizers.Optimizer:
@@ -16,6 +17,9 @@ def make_optimizer(settings: Train) -> keras.optimizers.Optimizer:
         "adamw": lambda **name: keras.optimizers.AdamW(rate, weight_decay=decay, **name),
         "adam": lambda **name: keras.optimizers.Adam(rate, **name),
         "adagrad": lambda **name: keras.optimizers.Adagrad(rate, **name),
+        "sparse_adagrad": lambda **name: SparseAdagrad(rate, weight_decay=decay or None, **name),
+        "rowwise_adagrad": lambda **name: RowwiseAdagrad(rate, weight_decay=decay or None, **name),
+        "lazy_adam": lambda **name: LazyAdam(rate, weight_decay=decay or None, **name),
         "sgd": lambda **name: keras.optimizers.SGD(rate, **name),
     }
     # Keras numbers names within a process, and a checkpoint finds variables by their names.

@@ -162,7 +162,8 @@ def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> Hi
 def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches) -> Objective:
     if config.train.loss == "softmax":
         return next_item_softmax(model)
-    return next_item_in_batch(model, np.bincount(batches.values, minlength=data.items + 1))
+    counts = np.bincount(batches.values, minlength=data.items + 1)
+    return next_item_in_batch(model, counts, config.train.hard_negatives)
 
 
 def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:

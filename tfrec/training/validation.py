@@ -64,7 +64,6 @@ class RetrievalScorer:
         self.model, self.batch = model, batch
         length = model.settings.history_length
         ids = tf.TensorSpec([None], tf.int32)
-        self._items = tf.function(lambda index: model.item_vectors(index), input_signature=[ids])
         self._users = tf.function(
             lambda vectors, history, user: model.user_vectors(tf.gather(vectors, history), history > 0, user)[:, -1],
             input_signature=[tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, length], tf.int32), ids],
@@ -73,7 +72,7 @@ class RetrievalScorer:
     def item_vectors(self) -> np.ndarray:
         """float32 [N+1, d]; row 0 zeros."""
         rows = np.arange(self.model.sizes["items"] + 1, dtype=np.int32)
-        return np.concatenate([self._items(rows[i : i + 4096]) for i in range(0, len(rows), 4096)])
+        return np.concatenate([self.model.item_vectors(rows[i : i + 4096]).numpy() for i in range(0, len(rows), 4096)])
 
     def scorer(self, holdout: Holdout) -> Scorer:
         """The model as of now as a scorer of these queries."""
