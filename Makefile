@@ -1,6 +1,9 @@
 .DEFAULT_GOAL := help
 CONFIG ?= configs/ml100k.toml
 SET ?=
+EXPORT ?= exports/ml100k
+TARGET ?= localhost:8500/ml100k
+ASK ?= --user 196
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -27,6 +30,12 @@ evaluate: ## measure a trained run beside baselines
 export: ## export a trained run again
 serve: ## serve the newest export over gRPC
 
+verify: .venv/installed ## run an export as TensorFlow Serving does (EXPORT=exports/ml100k)
+	$(BIN)/tfrec verify $(EXPORT)
+
+query: .venv/installed ## ask a running server (TARGET=localhost:8500/ml100k ASK="--user 196")
+	$(BIN)/tfrec query $(TARGET) $(ASK)
+
 test: .venv/tested ## quick tests, under 10 minutes on 2 cores
 	$(BIN)/python -m pytest -q
 
@@ -46,4 +55,4 @@ bench: .venv/installed ## one ratio a script, appended to benchmarks/results.jso
 clean: ## remove .venv and caches; runs and exports stay
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install prepare train evaluate export serve test test-slow check bench clean
+.PHONY: help install prepare train evaluate export serve verify query test test-slow check bench clean

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import tables
+import tensorflow as tf
 from conftest import Shop
 from tables import block
 
 from tfrec import cli
+from tfrec.artifact.verify import Failure, Report
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -41,13 +44,39 @@ def fails(capsys: pytest.CaptureFixture[str], code: int, *argv: str) -> str:
 
 @pytest.mark.parametrize(
     "argv",
-    [[], ["trian", "x.toml"], ["train"], ["train", "x.toml", "--fast"], ["verify"], ["verify", "a", "b"], ["query"]],
+    [
+        [],
+        ["trian", "x.toml"],
+        ["train"],
+        ["train", "x.toml", "--fast"],
+        ["verify"],
+        ["verify", "a", "b"],
+        ["verify", "a", "--quiet"],
+        ["query"],
+        ["query", "h:1/m", "--quiet"],
+    ],
 )
 def test_wrong_usage_ends_with_2(capsys: pytest.CaptureFixture[str], argv: list[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(argv)
     assert caught.value.code == 2
     assert "usage: tfrec" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("version", ["abc", "2", "2.18.1", "2.x", ""])
+def test_a_version_is_two_numbers(capsys: pytest.CaptureFixture[str], version: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["verify", "absent", "--tf-serving", version])
+    assert caught.value.code == 2
+    assert f"a version must be two numbers, as 2.18; got {version!r}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("k", ["0", "-1", "2147483648", "99999999999", "ten", "1.5"])
+def test_k_is_a_positive_int32(capsys: pytest.CaptureFixture[str], k: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["query", "127.0.0.1:1/shop", "-k", k])
+    assert caught.value.code == 2
+    assert f"k must be a whole number from 1 to 2147483647; got {k!r}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", [*cli.STAGES, "verify", "query"])
@@ -127,6 +156,55 @@ def test_debug_shows_where_it_failed(capsys: pytest.CaptureFixture[str], config:
     assert error.splitlines()[-1].startswith("tfrec: train.epoch is not a setting")
 
 
+def tensorflow_error() -> None:
+    tf.gather([1, 2], [5])
+
+
+def graph_error() -> None:
+    def ask(row: tf.Tensor) -> tf.Tensor:
+        tf.debugging.assert_less(row, 2)
+        return row
+
+    tf.function(ask)(tf.constant(5))
+
+
+def unreadable_text() -> None:
+    b"caf\xe9".decode()
+
+
+def unspeakable_text() -> None:
+    "\udcff".encode()  # an argument that is not UTF-8 comes to Python like this
+
+
+def damaged_json() -> None:
+    json.loads('{"a": ')
+
+
+@pytest.mark.parametrize(
+    ("fault", "message"),
+    [
+        (tensorflow_error, r"TensorFlow failed: InvalidArgumentError: indices\[0\] = 5 is not in \[0, 2\)"),
+        (graph_error, r"TensorFlow failed: InvalidArgumentError: assertion failed: .*Condition x < y did not hold"),
+        (unreadable_text, "a text must be UTF-8: .*can't decode byte 0xe9"),
+        (unspeakable_text, "a text must be UTF-8: .*can't encode character"),
+        (damaged_json, "a JSON file must be whole: Expecting value: line 1 column 7"),
+    ],
+)
+def test_what_libraries_raise_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fault: Callable[[], None], message: str
+) -> None:
+    monkeypatch.setattr("tfrec.client.query", lambda *_, **__: fault())
+    assert re.search(message, fails(capsys, 1, "query", "h:1/m"))
+    assert cli.main(["query", "h:1/m", "--debug"]) == 1
+    assert capsys.readouterr().err.startswith("Traceback")
+
+
+def test_a_mistake_of_the_program_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfrec.client.query", lambda *_, **__: {}["absent"])
+    with pytest.raises(KeyError):
+        cli.main(["query", "h:1/m"])
+
+
 def test_any_text_can_be_prepared(capsys: pytest.CaptureFixture[str], config: str) -> None:
     odd = [
         "",
@@ -168,6 +246,17 @@ def test_prepare_is_skipped_when_nothing_changed(capsys: pytest.CaptureFixture[s
 def test_verify_takes_a_version_or_the_model(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["verify", str(shop.exports)]) == 0
     assert re.search(r"shop/\d+ runs in TensorFlow Serving 2\.18", capsys.readouterr().out)
+
+
+def test_a_report_of_several_lines_is_printed_as_it_is(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    failures = (Failure("ops", "op A", "it's absent"), Failure("C API", "process", "ended"))
+    monkeypatch.setattr("tfrec.artifact.verify.verify", lambda path, version: Report(path, version, {}, 1, failures))
+    assert cli.main(["verify", "exports/shop/1"]) == 1
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "tfrec: an artefact must pass verification; do not serve this one:"
+    assert rest == ["ops: op A: it's absent", "C API: process: ended"]
 
 
 @pytest.mark.parametrize(
@@ -236,7 +325,6 @@ def test_query_asks_a_served_export(
     assert {block(item) for _, item in answers(capsys)} == {"tool"}
     assert cli.main(["query", target, "--similar", "fruit-1", "-k", "2"]) == 0
     assert {block(item) for _, item in answers(capsys)} == {"fruit"}
-    assert "k must be at least 1" in fails(capsys, 1, "query", target, "--user", "u", "-k", "0")
     assert "NOT_FOUND" in fails(capsys, 1, "query", f"{target}s", "--user", "u")
 
 

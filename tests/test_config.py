@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.config import Config, load, validate
+from tfrec.config import Config, Train, load, validate
 from tfrec.errors import ConfigError
 
 LEAST = {"run": {"name": "x"}, "data": {"source": "ml-100k"}, "model": {"text": "none"}}
@@ -94,6 +94,11 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"train": {"devices": 2}}, "train: train.devices goes with train.strategy"),
     ({"features": {"columns": [FEATURE, FEATURE]}}, "features: features.columns must have distinct names"),
     ({"features": {"columns": [{**FEATURE, "name": "tokens"}]}}, "features: a feature cannot be named tokens"),
+    ({"features": {"columns": [{**FEATURE, "name": "file"}]}}, "features: a feature cannot be named file"),
+    (
+        {"features": {"columns": [{**FEATURE, "name": "allow_pickle"}]}},
+        "features: a feature cannot be named allow_pickle",
+    ),
     ({"features": {"columns": [{**FEATURE, "name": "item_id"}]}}, "features: a feature cannot be named item_id"),
     ({"features": {"text": {"columns": ["item_id"]}}}, "features: an item's text cannot be its item_id"),
 ]
@@ -117,6 +122,13 @@ def test_every_mistake_is_told_at_once() -> None:
 def test_missing_sections_are_named() -> None:
     with pytest.raises(ConfigError, match=r"run must be set; data must be set"):
         validate({})
+
+
+def test_the_setting_says_which_optimizers_decay() -> None:
+    names = get_args(Train.model_fields["optimizer"].annotation)
+    deaf = {"adam", "adagrad", "sgd"}
+    description = Train.model_fields["weight_decay"].description or ""
+    assert {name for name in names if re.search(rf"\b{name}\b", description.partition(";")[0])} == set(names) - deaf
 
 
 def test_settings_cannot_be_changed() -> None:
@@ -148,6 +160,35 @@ def test_what_is_not_toml_is_a_string(path: Path) -> None:
     assert load(path, overrides).data.items == ""
 
 
+@pytest.mark.parametrize(
+    ("override", "wanted"),
+    [
+        ("export.tf_serving=2.19", "2.19"),
+        ("export.tf_serving=2.20", "2.20"),
+        ("export.tf_serving='2.19'", "2.19"),
+        ("run.name=2024", "2024"),
+        ("run.name=1979-05-27", "1979-05-27"),
+        ("run.name=nan", "nan"),
+        ("train.init_from=2024", "2024"),
+        ("features.text.encoder=true", "true"),
+    ],
+)
+def test_a_string_needs_no_quotes_on_the_command_line(path: Path, override: str, wanted: str) -> None:
+    place, leaf = override.partition("=")[0].rsplit(".", 1)
+    found: Any = load(path, [override])
+    for section in place.split("."):
+        found = getattr(found, section)
+    assert getattr(found, leaf) == wanted
+
+
+@pytest.mark.parametrize("line", ["name = 2024", "name = 2.5"])
+def test_a_string_needs_quotes_in_the_file(tmp_path: Path, line: str) -> None:
+    file = tmp_path / "x.toml"
+    file.write_text(TOML.replace('name = "x"', line), encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"run\.name: Input should be a valid string"):
+        load(file)
+
+
 def test_a_later_override_wins(path: Path) -> None:
     assert load(path, ["train.epochs=3", "train.epochs=4"]).train.epochs == 4
 
@@ -162,7 +203,8 @@ def test_a_later_override_wins(path: Path) -> None:
         ("train.epoch=3", "train.epoch is not a setting; the nearest is epochs"),
         ("train=3", "train: Input should be"),
         ("train.epochs=yes", "train.epochs: Input should be a valid integer; got 'yes'"),
-        ("run.name=7", "run.name: Input should be a valid string; got 7"),
+        ("run={name=7}", "run.name: Input should be a valid string; got 7"),
+        ("run.name=[7]", "run.name: String should match pattern"),
         (".train.epochs=1", " is not a setting"),
     ],
 )

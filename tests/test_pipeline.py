@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from tfrec.artifact import verify as verification
 from tfrec.artifact.export import versions
 from tfrec.artifact.verify import Failure, Report
 from tfrec.config import Config
+from tfrec.errors import ConfigError
+from tfrec.evaluation.ranks import Holdout
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
 
@@ -271,3 +274,44 @@ def test_a_prepare_that_dies_is_done_again(shop: Shop, monkeypatch: pytest.Monke
     say: list[str] = []
     pipeline.prepare(settings.load(shop.config, [*words, "data.split.kind=random", "run.seed=9"]), say.append)
     assert any(line.startswith("prepared ") for line in say)
+
+
+# What the review of the road found
+
+
+def test_preparing_again_with_other_settings_reads_the_new_tables(shop: Shop) -> None:
+    words = ["run.name=again", NO_TEXT]
+    first = pipeline.prepare(settings.load(shop.config, words), lambda line: None)
+    second = pipeline.prepare(settings.load(shop.config, [*words, "data.split.kind=random"]), lambda line: None)
+    on_disk = Run(second.config).prepared
+    assert not np.array_equal(first.prepared.events["split"], on_disk.events["split"])
+    np.testing.assert_array_equal(second.prepared.events["split"], on_disk.events["split"])
+
+
+def test_users_without_history_are_scored_by_popularity_as_they_are_served(shop: Shop) -> None:
+    words = ["run.name=nobody", NO_TEXT, "features.columns=[]", "train.epochs=1", "model.blend=[]", "train.refit=false"]
+    run = pipeline.train(settings.load(shop.config, words), lambda line: None)
+    nothing = np.zeros(0, np.int32), np.zeros(2, np.int64)
+    asked = Holdout(np.array([0], np.int32), nothing, (np.array([1], np.int32), np.array([0, 1])), nothing)
+    scores = pipeline._scorer(run, "final", asked)(np.array([0]))[0]
+    counts = np.bincount(run.prepared.events["item"][run.prepared.events["split"] < 2], minlength=len(scores))
+    assert list(np.argsort(-scores[1:], kind="stable")) == list(np.argsort(-counts[1:], kind="stable"))
+
+
+def test_a_damaged_config_of_a_run_is_named(shop: Shop, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(ConfigError, match="must be JSON"):
+        Run.open(tmp_path)
+
+
+def test_a_trained_run_refuses_tables_that_changed(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["run.name=fixed", NO_TEXT, "train.epochs=1", "train.refit=false"]
+    assert cli.main(command(shop, "train", "--quiet", "--no-export", *words)) == 0
+    interactions = Path(settings.load(shop.config).data.interactions or "")
+    before = interactions.stat()
+    os.utime(interactions, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+    try:
+        assert cli.main(command(shop, "train", "--quiet", "--no-export", *words)) == 2
+    finally:
+        os.utime(interactions, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert "they have changed since" in capsys.readouterr().err

@@ -28,7 +28,7 @@ def load(folder: str | Path) -> Run:
 
     Example:
         >>> model = tfrec.load("runs/ml100k").model()
-        >>> model({"history": [[0, 50, 181]], "user": [1]}).shape
+        >>> model({"history": np.array([[0, 50, 181]]), "user": np.array([1])}).shape
         TensorShape([1, 3, 128])
     """
     from tfrec.runs import Run

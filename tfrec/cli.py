@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
+import re
 import sys
 import traceback
 import warnings
@@ -14,7 +16,10 @@ from typing import Any
 from tfrec import __version__
 from tfrec import config as settings
 from tfrec.errors import ArtifactError, ConfigError, TfrecError
+from tfrec.startup import import_tensorflow
 
+_MOST = 2**31 - 1  # k is an int32 in every signature
+_TRACE = re.compile(r"\s*($|\[\[|File \"|Graph execution error:|Detected at node|\d+ root error)")
 STAGES = {
     "prepare": "clean, split and encode tables into runs/NAME",
     "train": "prepare what is lacking, train, evaluate and export",
@@ -38,6 +43,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(arguments, "interrupted; the last checkpoint is kept, run the same command to continue", 1)
     except (OSError, MemoryError) as error:
         return _fail(arguments, f"{type(error).__name__}: {error}", 1)
+    except UnicodeError as error:
+        return _fail(arguments, f"a text must be UTF-8: {error}", 1)
+    except json.JSONDecodeError as error:
+        return _fail(arguments, f"a JSON file must be whole: {error}", 1)
+    except _tensorflow_errors() as error:
+        return _fail(arguments, f"TensorFlow failed: {type(error).__name__}: {_tensorflow_words(error)}", 1)
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -58,6 +69,19 @@ def _fail(arguments: argparse.Namespace, message: str, code: int) -> int:
     return code
 
 
+def _tensorflow_errors() -> tuple[type[Exception], ...]:
+    """What TensorFlow's ops raise; nothing as long as no stage imported TensorFlow."""
+    errors = getattr(sys.modules.get("tensorflow"), "errors", None)
+    return (errors.OpError,) if errors else ()
+
+
+def _tensorflow_words(error: Exception) -> str:
+    """The line in which an op says what went wrong, without the graph nodes and Python frames around it."""
+    text = re.sub(r"\{\{.*?\}\}|\[Op:[^\]]*\]", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if not _TRACE.match(line)]
+    return lines[0] if lines else "no reason given"
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="tfrec", description="From interaction tables to a recommender that TensorFlow Serving runs."
@@ -70,12 +94,15 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "overrides", metavar="key=value", nargs="*", help="settings that replace those of the file"
         )
+        command.add_argument("--quiet", action="store_true", help="no progress on stderr")
         if name == "train":
             command.add_argument("--no-export", action="store_true", help="end after training")
         command.set_defaults(run=_stage, stage=name)
     verify = _command(commands, "verify", "run an export as TensorFlow Serving does", "tfrec verify exports/ml100k/1")
     verify.add_argument("export", metavar="EXPORT", type=Path, help="a version folder, or its parent for the newest")
-    verify.add_argument("--tf-serving", default="2.18", metavar="VERSION", help="oldest server that must run it")
+    verify.add_argument(
+        "--tf-serving", type=_version, default="2.18", metavar="VERSION", help="oldest server that must run it"
+    )
     verify.set_defaults(run=_verify)
     _query_command(commands)
     return parser
@@ -83,7 +110,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.ArgumentParser:
     command = commands.add_parser(name, help=purpose, description=purpose, epilog=f"example: {example}")
-    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
     command.add_argument("--debug", action="store_true", help="a traceback when it fails")
     return command
 
@@ -97,14 +123,24 @@ def _query_command(commands: Any) -> None:
     query.add_argument("--search", metavar="TEXT", help="search by text")
     query.add_argument("--similar", metavar="ID", help="items like this one")
     query.add_argument("--exclude", default="", metavar="ID,ID", help="items that must not be returned")
-    query.add_argument("-k", type=int, default=10, help="how many")
+    query.add_argument("-k", type=_count, default=10, help="how many")
     query.set_defaults(run=_query)
+
+
+def _version(text: str) -> str:
+    if not re.fullmatch(r"\d+\.\d+", text):
+        raise argparse.ArgumentTypeError(f"a version must be two numbers, as 2.18; got {text!r}")
+    return text
+
+
+def _count(text: str) -> int:
+    if not re.fullmatch(r"\d{1,10}", text) or not 1 <= int(text) <= _MOST:
+        raise argparse.ArgumentTypeError(f"k must be a whole number from 1 to {_MOST}; got {text!r}")
+    return int(text)
 
 
 def _stage(arguments: argparse.Namespace) -> int:
     config = settings.load(arguments.config, arguments.overrides)
-    from tfrec.startup import import_tensorflow
-
     import_tensorflow()
     from tfrec import pipeline
 
@@ -121,6 +157,7 @@ def _stage(arguments: argparse.Namespace) -> int:
 
 
 def _verify(arguments: argparse.Namespace) -> int:
+    import_tensorflow()
     from tfrec.artifact import export, verify
 
     folder = arguments.export
@@ -128,12 +165,13 @@ def _verify(arguments: argparse.Namespace) -> int:
         folder = folder / str(published[-1])
     report = verify.verify(folder, arguments.tf_serving)
     if not report.ok:
-        raise ArtifactError("an artefact must pass verification", str(report), "Do not serve it")
+        raise ArtifactError(f"an artefact must pass verification; do not serve this one:\n{report}")
     print(report)
     return 0
 
 
 def _query(arguments: argparse.Namespace) -> int:
+    import_tensorflow()
     from tfrec import client
 
     target, slash, model = arguments.target.partition("/")

@@ -87,6 +87,8 @@ class Client:
     def _items(self, signature: str, inputs: dict[str, Any], k: int) -> list[Result]:
         import numpy as np
 
+        if k >= 2**31:
+            raise ConfigError("k must be below 2147483648, an int32", k)
         arrays = {alias: _strings(value) for alias, value in inputs.items()}
         answer = self._predict(signature, {**arrays, "k": np.array(k, np.int32)})
         pairs = zip(answer["item_ids"][0], answer["scores"][0], strict=True)

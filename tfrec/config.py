@@ -14,6 +14,10 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from tfrec.errors import ConfigError
 from tfrec.schema import Column, Feature, Schema
 
+# Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
+# the last two are arguments of np.savez, which stores features under their names.
+_TAKEN = {"item_id", "user_id", "item", "user", "text", "tokens", "file", "allow_pickle"}
+
 
 class Section(BaseModel):
     """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
@@ -84,8 +88,7 @@ class Features(Section):
         names = [feature.name for feature in self.columns]
         if len(set(names)) < len(names):
             raise ValueError(f"features.columns must have distinct names, not {sorted(names)}")
-        # The ids are inputs of their own; the others are what the towers call theirs.
-        if taken := {"item", "user", "text", "tokens", "item_id", "user_id"} & set(names):
+        if taken := _TAKEN & set(names):
             raise ValueError(f"a feature cannot be named {min(taken)}; rename the column")
         if "item_id" in self.text.columns:
             raise ValueError("an item's text cannot be its item_id; copy it to another column")
@@ -141,7 +144,11 @@ class Train(Section):
         default="adamw", description="the last three touch only the embedding rows of a batch: for loss in_batch"
     )
     learning_rate: float = Field(default=2e-3, gt=0)
-    weight_decay: float = Field(default=0.01, ge=0)
+    weight_decay: float = Field(
+        default=0.01,
+        ge=0,
+        description="of adamw, sparse_adagrad, rowwise_adagrad and lazy_adam; the other optimizers do not read it",
+    )
     warmup_steps: int = Field(default=50, ge=0)
     clip_norm: float | None = Field(default=None, gt=0, description="largest global gradient norm")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
@@ -178,7 +185,11 @@ class Evaluate(Section):
 class Export(Section):
     folder: str = "exports"
     drop_history: bool = Field(default=True, description="recommend never returns an item of the history")
-    stored_history: int = Field(default=50, ge=0, description="last items a user kept in the artefact; 0 = none")
+    stored_history: int = Field(
+        default=50,
+        ge=0,
+        description="last items of a user kept in the artefact: read and dropped when a request has no history",
+    )
     tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
 
 
@@ -218,7 +229,7 @@ def load(path: str | Path, overrides: Iterable[str] = ()) -> Config:
 
     Args:
         path: the TOML file.
-        overrides: values in TOML syntax; what is not TOML is taken as a string.
+        overrides: values in TOML syntax; what is not TOML, or is meant for a string, is taken as a string.
 
     Raises:
         ConfigError: the file cannot be read, or a setting is unknown or invalid.
@@ -252,7 +263,10 @@ def _apply(tree: dict[str, Any], override: str) -> None:
         tree = tree.setdefault(section, {})
         if not isinstance(tree, dict):
             raise ConfigError(f"an override must name a key below a section; {section} is a value", override)
-    tree[leaf] = _toml_value(text.strip())
+    value = _toml_value(text.strip())
+    # A shell's user quotes nothing: 2.19 is a float to TOML, and a version or a name to a setting that is a string.
+    is_text = _annotation((*sections, leaf)) in (str, str | None)
+    tree[leaf] = text.strip() if is_text and not isinstance(value, str) else value
 
 
 def _toml_value(text: str) -> Any:
@@ -260,6 +274,17 @@ def _toml_value(text: str) -> Any:
         return tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text
+
+
+def _annotation(keys: Iterable[str]) -> Any:
+    """The type of the setting at a place; None where there is no such setting."""
+    found: Any = Config
+    for key in keys:
+        field = getattr(found, "model_fields", {}).get(key)
+        if field is None:
+            return None
+        found = field.annotation
+    return found
 
 
 def _explain(error: ValidationError) -> str:

@@ -21,7 +21,7 @@ from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, slices
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
-from tfrec.runs import Run, write_json
+from tfrec.runs import Run, read_json, write_json
 from tfrec.server.servable import Servable
 from tfrec.training import blending, retrieval, warm_start
 from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
@@ -45,9 +45,14 @@ def prepare(config: Config, say: Say = say) -> Run:
     _refuse_other_settings(run)
     run.save_config()
     if not _is_prepared(run):
+        if (run.folder / "checkpoints").exists():
+            raise ConfigError(
+                "a trained run keeps its tables; they have changed since", str(run.folder), "Set another run.name"
+            )
         run.statistics_path.unlink(missing_ok=True)  # it marks features as whole
-        prepared = tables.prepare(config, run.folder / "prepared")
-        report = prepared.report
+        tables.prepare(config, run.folder / "prepared")
+        run = Run(config)  # the check above may have read the tables that were just replaced
+        report = run.prepared.report
         for note in report["notes"]:
             say(note)
         for problem, count in report["problems"].items():
@@ -71,7 +76,7 @@ def _refuse_other_settings(run: Run) -> None:
     path = run.folder / "config.json"
     if not path.exists() or not (run.folder / "checkpoints").exists():
         return
-    before, now = json.loads(path.read_text(encoding="utf-8")), run.config.model_dump(mode="json")
+    before, now = read_json(path), run.config.model_dump(mode="json")
     # The seed and what is a repeat decide which events are prepared.
     kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
     for section in ("run", "data", "features", "model", "train", "evaluate"):
@@ -136,8 +141,17 @@ def _read(run: Run, holdout: Holdout) -> np.ndarray:
 
 
 def _scorer(run: Run, which: str, holdout: Holdout) -> Scorer:
-    model, blend = RetrievalScorer(run.model(which)).scorer(holdout), run.blend(which)
-    return blending.blended(model, blend, _read(run, holdout)) if blend else model
+    """What the served graph would answer: the blend, and popularity where nothing is known of a user."""
+    score, blend = RetrievalScorer(run.model(which)).scorer(holdout), run.blend(which)
+    read = _read(run, holdout)
+    if blend:
+        score = blending.blended(score, blend, read)
+    if serving.knows_users(run):
+        return score
+    seen = (0, 1) if which == "final" else (0,)
+    popular = serving.popularity(run.prepared.events, len(run.prepared.item_ids), seen)
+    known = np.any(read > 0, axis=1, keepdims=True)
+    return lambda rows: np.where(known[rows], score(rows), popular)
 
 
 class _Progress(keras.callbacks.Callback):
@@ -241,7 +255,7 @@ def export(config: Config, say: Say = say) -> Path:
         write_golden(folder, requests, config.run.name)
         report = verification.verify(folder, config.export.tf_serving)
         if not report.ok:
-            raise ArtifactError("an artefact must pass verification; nothing was published", str(report))
+            raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
         _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
 
     return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)

@@ -34,6 +34,22 @@ def write_json(path: Path, value: Any) -> None:
     os.replace(f.name, path)
 
 
+def read_json(path: Path) -> Any:
+    """A JSON file of a run.
+
+    Raises:
+        ConfigError: it is absent or damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"a run must hold {path.name}", str(path.parent), "Train it first") from error
+    except ValueError as error:
+        raise ConfigError(
+            "a run's settings must be JSON", f"{path}: {error}", "Train under another run.name"
+        ) from error
+
+
 class Run:
     """Paths and parts of one run; each part is read once.
 
@@ -52,11 +68,7 @@ class Run:
         Raises:
             ConfigError: the folder holds no run.
         """
-        path = Path(folder) / "config.json"
-        try:
-            tree = json.loads(path.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise ConfigError("a run must hold config.json", str(folder), "Train it first") from error
+        tree = read_json(Path(folder) / "config.json")
         tree["run"] |= {"folder": str(Path(folder).parent), "name": Path(folder).name}
         return cls(validate(tree))
 
@@ -102,14 +114,16 @@ class Run:
 
     @functools.cached_property
     def encoder(self) -> TextEncoder:
-        how, text = self.config.model.text, self.config.features.text
-        return TextEncoder.from_preset(
-            self.preset,
-            "frozen" if how == "none" else how,
-            self.config.model.lora_rank,
-            precision=text.precision,
-            dtype="float32",
-        )
+        """The pretrained encoder, learning as the settings say."""
+        return self._encoder(self.config.model.text)
+
+    @functools.cached_property
+    def frozen_encoder(self) -> TextEncoder:
+        return self.encoder if self.config.model.text == "frozen" else self._encoder("frozen")
+
+    def _encoder(self, how: Any) -> TextEncoder:
+        rank, precision = self.config.model.lora_rank, self.config.features.text.precision
+        return TextEncoder.from_preset(self.preset, how, rank, precision=precision, dtype="float32")
 
     def raw(self, side: Side) -> dict[str, np.ndarray]:
         """Raw columns of the items or users table, as a request would carry them."""
@@ -151,9 +165,8 @@ class Run:
     def text_vectors(self, tokens: np.ndarray) -> np.ndarray:
         """Unit text vectors float32 [N+1, t] of token ids [N+1, S]; zeros for an item without text."""
         folder = fetch.cache_folder() / "embeddings"
-        vectors = embedding_cache.cached(
-            lambda ids: embed(self.encoder, ids), tokens[1:], self.encoder.identity(), folder
-        )
+        encoder = self.frozen_encoder
+        vectors = embedding_cache.cached(lambda ids: embed(encoder, ids), tokens[1:], encoder.identity(), folder)
         # [CLS] [SEP] and nothing else is an empty text: no direction is better than an arbitrary one.
         return _with_unknown(vectors * (np.count_nonzero(tokens[1:], axis=1) > 2)[:, None]).astype(np.float32)
 

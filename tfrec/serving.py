@@ -37,12 +37,12 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         item_ids=list(prepared.item_ids),
         item_vectors=RetrievalScorer(model).item_vectors(),
         text_vectors=text.catalogue(),
-        popularity=_popularity(data),
+        popularity=popularity(data.events, data.items),
         stored_history=stored_histories(data, config.export.stored_history),
         user_index=preprocessor.users.lookup,
         item_index=preprocessor.items.lookup,
         user_vector=lambda items, mask, user: model.user_vectors(items, mask, user)[:, -1],
-        knows_users=_knows_users(run),
+        knows_users=knows_users(run),
         item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
         embed_item=embed_item,
         embed_query=text.of_texts if text.encoder else None,
@@ -99,15 +99,15 @@ class _Text:
         return tf.where(said, self._fast(tokens), 0.0)
 
 
-def _knows_users(run: Run) -> bool:
+def knows_users(run: Run) -> bool:
     """Whether the user tower tells users without history apart."""
     return run.config.model.user_id or bool(run.config.features.schema_.side("user"))
 
 
-def _popularity(data: RetrievalData) -> np.ndarray:
+def popularity(events: Mapping[str, np.ndarray], items: int, splits: tuple[int, ...] = (0, 1)) -> np.ndarray:
     """Share of the most popular item's events, float32 [N+1]."""
-    kept = np.isin(data.events["split"], (0, 1))
-    counts = np.bincount(data.events["item"][kept], minlength=data.items + 1).astype(np.float32)
+    kept = np.isin(events["split"], splits)
+    counts = np.bincount(events["item"][kept], minlength=items + 1).astype(np.float32)
     return counts / max(counts.max(), 1.0)
 
 
@@ -162,10 +162,10 @@ def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarra
     read = np.pad(stored, [(0, 0), (length, 0)])[:, -length:]
     index = np.arange(1, len(stored) + 1, dtype=np.int32)
     vectors = model({"history": read, "user": index}).numpy()[:, -1]
-    known = np.logical_or(read.any(axis=1), _knows_users(run))
+    known = np.logical_or(read.any(axis=1), knows_users(run))
     liking, blend = vectors @ RetrievalScorer(model).item_vectors().T, run.blend()
     liking = blend(liking, read).numpy() if blend else liking
-    scores = np.where(known[:, None], liking, _popularity(data))
+    scores = np.where(known[:, None], liking, popularity(data.events, data.items))
     scores[:, 0] = LOWEST
     if run.config.export.drop_history:
         scores[index[:, None] - 1, stored] = LOWEST

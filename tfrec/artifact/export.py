@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -74,6 +75,7 @@ def _write(parts: Parts, folder: Path, card: Mapping[str, Any]) -> None:
         "contract": CONTRACT,
         "signatures": sorted(signatures),
         "items": len(parts.item_ids),
+        "index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest(),
         # TF Serving's batching wants one row a request for every input, of one width, never empty.
         "batched_requests": {"history": parts.history_length, "exclude": parts.history_length, "filler": ""},
         **card,

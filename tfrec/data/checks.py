@@ -8,7 +8,7 @@ import ibis
 import ibis.expr.types as ir
 
 from tfrec.data.files import ORDER, TIME
-from tfrec.data.splits import ordering
+from tfrec.data.splits import TRAIN, ordering
 
 Problems = dict[str, int]
 Store = Callable[[str, ir.Table], ir.Table]  # (name, expression) -> the evaluated table
@@ -46,23 +46,42 @@ def unique_rows(table: ir.Table, key: str, what: str, problems: Problems) -> ir.
     return first
 
 
-def first_of_pairs(events: ir.Table, problems: Problems) -> ir.Table:
-    """One event per (user, item), the first: where repeats are masked, a later one could never be ranked."""
-    place = ibis.row_number().over(group_by=[events.user, events.item], order_by=ordering(events))
+def first_of_pairs(events: ir.Table, problems: Problems, within: tuple[str, ...] = ()) -> ir.Table:
+    """One event per (user, item), the first, for repeats that are masked.
+
+    Args:
+        events: user, item and what orders them.
+        problems: the events that go are counted here.
+        within: more columns that tell pairs apart, such as the split.
+    """
+    pair = [events[name] for name in ("user", "item", *within)]
+    place = ibis.row_number().over(group_by=pair, order_by=ordering(events))
     first = events.mutate(_place=place).filter(ibis._._place == 0).drop("_place")
     count(problems, "repeated pairs of user and item", rows_in(events) - rows_in(first))
     return first
 
 
-def frequent(events: ir.Table, per_user: int, per_item: int, store: Store, problems: Problems) -> ir.Table:
-    """Events of users and items that have enough of them, repeated until nothing changes (k-core)."""
-    if per_user == 1 and per_item == 1:
+def frequent(
+    events: ir.Table, least: dict[str, int], store: Store, problems: Problems, train_only: bool = False
+) -> ir.Table:
+    """Events of users and items that have enough of them, repeated until nothing changes (k-core).
+
+    Args:
+        events: user and item, and with ``train_only`` the int8 column split.
+        least: events that a "user" and an "item" need; one is no filter.
+        store: evaluates a step.
+        problems: the events that go are counted here.
+        train_only: whether only train events count; events of all splits go.
+    """
+    least = {key: number for key, number in least.items() if number > 1}
+    if not least:
         return events
     before = start = rows_in(events)
     for turn in range(before + 1):
-        for key, least in (("user", per_user), ("item", per_item)):
-            counts = events.group_by(key).aggregate(_n=events.count())
-            events = events.semi_join(counts.filter(counts._n >= least), key)
+        for key, number in least.items():
+            counted = events.filter(events.split == TRAIN) if train_only else events
+            counts = counted.group_by(key).aggregate(_n=counted.count())
+            events = events.semi_join(counts.filter(counts._n >= number), key)
         events = store(f"frequent_{turn}", events)
         after = rows_in(events)
         if after == before:

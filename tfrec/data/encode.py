@@ -58,10 +58,9 @@ def encode(
     if catalogue is not None:
         unknown = checks.rows_in(rows) - checks.rows_in(events)
         checks.count(problems, "interactions with items that the items table lacks", unknown)
-    events = _filtered(config, events, store, problems)
-    if not checks.rows_in(events):
-        raise DataError("some interactions must be left after cleaning", problems)
-    events = store("divided", splits.assign(events, config.data.split, config.evaluate.holdout, config.run.seed))
+    _need_some(events, problems)
+    events = _divided(config, events, store, problems)
+    _need_some(events, problems)
     seen = events.filter(events.split == splits.TRAIN) if config.data.split.kind == "temporal" else events
     users = store("users", _vocabulary(seen, user_codes, "user"))
     known = item_codes.mutate(index=item_codes.item) if catalogue is not None else _vocabulary(seen, item_codes, "item")
@@ -69,6 +68,8 @@ def encode(
     indexed = store("indexed", _indexed(events, users, items))
     late = checks.rows_in(events) - checks.rows_in(indexed)
     checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
+    strangers = checks.rows_in(indexed.filter((indexed.user == 0) & (indexed.split != splits.TRAIN)))
+    checks.count(problems, "valid and test interactions of users that train lacks", strangers)
     return Encoded(indexed, users, items, checks.rows_in(received))
 
 
@@ -104,11 +105,29 @@ def _coded(rows: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
     return rows.inner_join(users, "user_id").inner_join(items, "item_id").drop("user_id", "item_id")
 
 
-def _filtered(config: Config, events: ir.Table, store: Store, problems: Problems) -> ir.Table:
-    if config.evaluate.repeats == "mask":
-        events = store("first_of_pairs", checks.first_of_pairs(events, problems))
-    data = config.data
-    return checks.frequent(events, data.min_user_interactions, data.min_item_interactions, store, problems)
+def _need_some(events: ir.Table, problems: Problems) -> None:
+    if not checks.rows_in(events):
+        raise DataError("some interactions must be left after cleaning", problems)
+
+
+def _divided(config: Config, events: ir.Table, store: Store, problems: Problems) -> ir.Table:
+    """Events without repeats and rare ones, with their split; its kind says what comes first."""
+    data, evaluate = config.data, config.evaluate
+    kind, least = data.split.kind, {"user": data.min_user_interactions, "item": data.min_item_interactions}
+
+    def divide(events: ir.Table) -> ir.Table:
+        return store("divided", splits.assign(events, data.split, evaluate.holdout, config.run.seed))
+
+    if kind == "given":
+        events = divide(events)
+    if evaluate.repeats == "mask":
+        # A target is never masked, so a given part keeps what another part has too.
+        within = ("split",) if kind == "given" else ()
+        events = store("first_of_pairs", checks.first_of_pairs(events, problems, within))
+    if kind == "temporal":  # a count that reads beyond the cut would know the future
+        return checks.frequent(divide(events), least, store, problems, train_only=True)
+    events = checks.frequent(events, least, store, problems)
+    return events if kind == "given" else divide(events)
 
 
 def _vocabulary(seen: ir.Table, codes: ir.Table, key: str) -> ir.Table:

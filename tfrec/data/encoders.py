@@ -34,7 +34,8 @@ def resolve(encoder: str) -> str:
             layout, or a KerasHub preset name or handle such as ``hf://owner/model``, which passes unchanged.
 
     Raises:
-        EncoderError: a path does not exist, or a folder lacks a file or holds another kind of model.
+        EncoderError: a path does not exist, or a folder lacks a file, has an unreadable one or holds another
+            kind of model.
         DataError: the package is neither installed nor can be fetched.
     """
     if encoder == PACKAGE:
@@ -97,8 +98,11 @@ def _content(folder: Path) -> list[str]:
 
 def _check_vocabulary(path: Path, rows: int | None) -> None:
     # A token id beyond the embedding fails only at run, and on a GPU silently reads zeros.
-    with path.open(encoding="utf-8") as file:
-        tokens = sum(1 for _ in file)
+    try:
+        with path.open(encoding="utf-8") as file:
+            tokens = sum(1 for _ in file)
+    except UnicodeDecodeError as error:
+        raise EncoderError(f"{path} must be UTF-8", str(error), "Save it again as UTF-8") from error
     if rows is not None and tokens > rows:
         advice = "Take weights and vocabulary of the same model"
         raise EncoderError(f"{path} must not have more tokens than the weights' {rows} rows", tokens, advice)

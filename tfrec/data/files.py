@@ -13,7 +13,7 @@ import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
 from ibis.backends.duckdb import Backend
 
-from tfrec.errors import DataError
+from tfrec.errors import DataError, TfrecError
 
 ORDER = "_order"  # int64: place of a row in its files, files in name order
 TIME = "_time"  # int64: microseconds since 1970 in UTC, null when it cannot be read
@@ -64,11 +64,19 @@ def read(connection: Backend, pattern: str) -> ir.Table:
 
 @contextmanager
 def reading(what: str) -> Iterator[None]:
-    """Turns DuckDB's complaint about a file into a DataError that names it."""
+    """Turns DuckDB's complaint about a file into a DataError that names it.
+
+    Raises:
+        DataError: a file cannot be read.
+        TfrecError: memory or disk is too small for the work.
+    """
     try:
         yield
     except duckdb.Error as error:
         lines = str(error).strip().splitlines()
+        if _is_out_of_space(error):
+            advice = f"DuckDB may use {MEMORY} of memory and puts the rest beside the results: make room there"
+            raise TfrecError("preparing tables must have enough memory and disk", lines[0], advice) from error
         raise DataError(f"{what} must be readable", lines[0], " ".join(lines[1:4]).strip()) from error
 
 
@@ -149,9 +157,20 @@ def _from_epoch(seconds: ir.FloatingValue) -> ir.IntegerValue:
     return ibis.ifelse(seconds.abs() <= _LATEST, (seconds * 1e6).round(), ibis.null("float64")).cast("int64")
 
 
-def _paths(pattern: str) -> list[str]:
+def _is_out_of_space(error: duckdb.Error) -> bool:
+    # DuckDB has one class for all trouble with files; only its words tell writing from reading.
+    writing = any(words in str(error) for words in ("Could not write", "No space left"))
+    return isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.IOException) and writing)
+
+
+def matched(pattern: str) -> list[str]:
+    """The files that a path or glob names, in name order."""
     path = Path(pattern).expanduser()
-    paths = [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
+    return [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
+
+
+def _paths(pattern: str) -> list[str]:
+    paths = matched(pattern)
     if not paths:
         raise DataError("a table must be a file, or a glob that matches files", pattern, "Check the path")
     return paths

@@ -79,15 +79,18 @@ def prepare(config: Config, folder: Path) -> Prepared:
     Raises:
         ConfigError: the source is unknown, or a context feature has a reserved name.
         DataError: a table, column or split breaks a rule.
+        TfrecError: memory or disk is too small.
     """
     started = time.perf_counter()
     if folder.exists() and any(folder.iterdir()) and not (folder / "report.json").is_file():
         raise DataError("prepared tables must go to a new folder or replace prepared tables", str(folder))
+    now = settings(config)  # before reading: what changes meanwhile must differ from it
     tables = open_source(config.data)
     what = config.data.interactions or config.data.source
     with _beside(folder) as temporary, _workspace(tables, temporary) as store, files.reading(what):
         new = temporary / "new"
         report = _write(config, tables, store, new)
+        report["settings"] = now
         report["seconds"] = round(time.perf_counter() - started, 3)
         text = json.dumps(report, indent=2, ensure_ascii=False) + "\n"
         (new / "report.json").write_text(text, encoding="utf-8")
@@ -132,7 +135,6 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
         "columns": columns,
         "problems": problems,
         "notes": list(tables.notes),
-        "settings": settings(config),
         "hashes": _hashes(folder, columns),
     }
 
@@ -166,7 +168,15 @@ def _sizes(folder: Path) -> dict[str, int]:
 def settings(config: Config) -> dict[str, Any]:
     """What the prepared tables depend on, so that a later stage can tell whether they are still right."""
     tree = config.model_dump(mode="json", include={"data", "features"})
-    return tree | {"seed": config.run.seed, **config.evaluate.model_dump(include={"repeats", "holdout"})}
+    evaluate = config.evaluate.model_dump(include={"repeats", "holdout"})
+    return tree | {"seed": config.run.seed, **evaluate, "files": _files(config)}
+
+
+def _files(config: Config) -> list[list[Any]]:
+    """[path, size in bytes, mtime in nanoseconds] of each file that the settings match; none for a public set."""
+    patterns = (config.data.interactions, config.data.items, config.data.users)
+    paths = [path for pattern in patterns if pattern for path in files.matched(pattern)]
+    return [[path, status.st_size, status.st_mtime_ns] for path in paths for status in [os.stat(path)]]
 
 
 def _hashes(folder: Path, columns: list[str]) -> dict[str, str]:

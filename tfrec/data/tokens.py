@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import keras_hub
+import keras_nlp
 import tensorflow as tf
 
 from tfrec.errors import DataError, EncoderError
@@ -58,10 +58,10 @@ class Tokenizer:
         self.vocabulary: list[str] = source.get_vocabulary()
         self._unknown: int = source.token_to_id(source.oov_token)
         # Lower-casing is done in _clean: BertTokenizer's folds compatibility forms and composes what was decomposed.
-        self._pieces = keras_hub.models.BertTokenizer(
+        self._pieces = keras_nlp.models.BertTokenizer(
             self.vocabulary, lowercase=False, strip_accents=self.strip_accents
         )
-        self._pack = keras_hub.layers.StartEndPacker(
+        self._pack = keras_nlp.layers.StartEndPacker(
             length, start_value=self._pieces.cls_token_id, end_value=self._pieces.sep_token_id, pad_value=0
         )
         # Outside a tf.function, KerasHub tokenises in pure Python: other code than the one that serves.
@@ -144,7 +144,7 @@ def warn_unknown(share: float, encoder: str) -> None:
 
 def _load(preset: str) -> Any:
     try:
-        return keras_hub.models.BertTokenizer.from_preset(preset)
+        return keras_nlp.models.BertTokenizer.from_preset(preset)
     except (OSError, ValueError, KeyError) as error:
         advice = "Use the name of a KerasHub BERT preset, a handle such as hf://owner/model, or a folder"
         raise EncoderError("a text encoder must have a WordPiece vocabulary", f"{preset}: {error}", advice) from error

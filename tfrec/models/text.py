@@ -8,7 +8,7 @@ import json
 from typing import Any, Literal
 
 import keras
-import keras_hub
+import keras_nlp
 import numpy as np
 import tensorflow as tf
 from keras import ops
@@ -41,7 +41,7 @@ class TextEncoder(keras.layers.Layer):
 
     def __init__(
         self,
-        backbone: keras_hub.models.BertBackbone,
+        backbone: keras_nlp.models.BertBackbone,
         train: Training = "frozen",
         lora_rank: int = 4,
         precision: Precision = "float32",
@@ -88,7 +88,7 @@ class TextEncoder(keras.layers.Layer):
         dtype = kwargs.get("dtype") or keras.config.dtype_policy()
         try:
             with keras.name_scope(_SCOPE):
-                backbone = keras_hub.models.BertBackbone.from_preset(preset, dtype=dtype)
+                backbone = keras_nlp.models.BertBackbone.from_preset(preset, dtype=dtype)
         except (OSError, ValueError, KeyError, SafetensorError) as error:
             advice = "Use a folder that holds a whole model, the name of a KerasHub BERT preset, or a handle"
             raise EncoderError("a text encoder must be a readable BERT", f"{preset}: {error}", advice) from error
@@ -126,7 +126,7 @@ class TextEncoder(keras.layers.Layer):
         """Rebuilds the network with random weights; no preset is read."""
         config = dict(config)
         with keras.name_scope(_SCOPE):
-            backbone = keras_hub.models.BertBackbone.from_config(config.pop("backbone"))
+            backbone = keras_nlp.models.BertBackbone.from_config(config.pop("backbone"))
         return cls(backbone, **config)
 
     @property
