@@ -18,7 +18,7 @@ from tfrec.training.loop import Trainer
 from tfrec.training.objectives import Objective, next_item_in_batch, next_item_softmax
 from tfrec.training.optimizers import Warmup, inner, make_optimizer
 from tfrec.training.strategies import make_strategy
-from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
+from tfrec.training.validation import RetrievalScorer, last_items, lists_of, make_holdout
 
 
 @dataclass(frozen=True)
@@ -145,11 +145,8 @@ def _train(
 
 
 def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches:
-    kept = np.isin(data.events["split"], splits) & (data.events["user"] > 0)
-    counts = np.bincount(data.events["user"][kept], minlength=data.users + 1)
     return HistoryBatches(
-        data.events["item"][kept].astype(np.int32),
-        np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+        *lists_of(data.events, data.users, splits),
         length=config.model.history_length,
         batch=config.train.batch,
         seed=config.run.seed,
@@ -189,6 +186,4 @@ def _loggers(config: Config, folder: Path) -> list[keras.callbacks.Callback]:
 
 def stored_histories(data: RetrievalData, length: int) -> np.ndarray:
     """The last items of each user in train + valid, int32 [U+1, length]; row 0 zeros."""
-    kept = np.isin(data.events["split"], (0, 1)) & (data.events["user"] > 0)
-    counts = np.bincount(data.events["user"][kept], minlength=data.users + 1)
-    return last_items((data.events["item"][kept], np.concatenate([[0], np.cumsum(counts)])), length)
+    return last_items(lists_of(data.events, data.users, (0, 1)), length)

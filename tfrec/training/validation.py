@@ -22,16 +22,17 @@ def make_holdout(events: Mapping[str, np.ndarray], users: int, split: int, repea
         split: 1 (valid) or 2 (test).
         repeats: "mask" (the history may not rank) or "keep".
     """
-    known = events["user"] > 0
-    before = _lists(events, known & (events["split"] < split), users)
-    wanted = _lists(events, known & (events["split"] == split), users)
+    before = lists_of(events, users, tuple(range(split)))
+    wanted = lists_of(events, users, (split,))
     asked = np.flatnonzero(np.diff(wanted[1]))
     history, targets = ragged.take(before, asked), _distinct(ragged.take(wanted, asked))
     nothing = np.zeros(0, np.int32), np.zeros(len(asked) + 1, np.int64)
     return Holdout(asked.astype(np.int32), history, targets, history if repeats == "mask" else nothing)
 
 
-def _lists(events: Mapping[str, np.ndarray], kept: np.ndarray, users: int) -> Ragged:
+def lists_of(events: Mapping[str, np.ndarray], users: int, splits: tuple[int, ...]) -> Ragged:
+    """Items of each user in these splits, oldest first; list 0, of unknown users, is empty."""
+    kept = np.isin(events["split"], splits) & (events["user"] > 0)
     counts = np.bincount(events["user"][kept], minlength=users + 1)
     return events["item"][kept].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
