@@ -1,4 +1,4 @@
-"""Item-item, text and repetition evidence added to the cosine of a two-tower model, in the served graph."""
+"""Item-item, text, popularity and repetition evidence added to a two-tower model, in the served graph."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-COMPONENTS = ("neighbours", "text", "frequency")
+COMPONENTS = ("neighbours", "transitions", "text", "popularity", "frequency")
+LINEAR = ("neighbours", "transitions")
+SPIKY = (*LINEAR, "frequency")
 
 
 @keras.saving.register_keras_serializable("tfrec")
 class Blend(keras.layers.Layer):
     """Weighted sum of scores, each standardised over the catalogue of a request.
 
-        s(u, i) = z(cosine) + w_n z(Σ_j γ_n^age(j) B[j, i])
-                + w_t z(Σ_j γ_t^age(j) t_j · t_i) + w_f z(Σ_j γ_f^age(j) [j = i])
+        s(u, i) = w z(cosine) + w_n a(Σ_j γ_n^age(j) B[j, i]) + w_r a(Σ_j γ_r^age(j) R[j, i])
+                + w_t z(Σ_j γ_t^age(j) t_j · t_i) + w_p z(log(1 + c_i)) + w_f a(Σ_j γ_f^age(j) [j = i])
 
-    over the items j of the history, with z the distance from the mean in standard deviations. An item counts once,
-    at its last place, except in the last sum. B are the weights of a linear item-item model (EASE, Steck 2019,
-    arXiv 1905.03375), the largest of each item.
+    over the items j of the history, with z the distance from the mean in standard deviations and a = z ∘ arsinh ∘ z
+    for scores of which few are far from 0. In the sums of B and t an item counts once, at its last place. B are the weights of a linear item-item model (EASE, Steck 2019,
+    arXiv 1905.03375), R those of :func:`tfrec.training.transitions.transitions`, of each item the largest; c are
+    counts of events.
 
     Args:
-        weights: w by component: "neighbours", "text", "frequency"; an absent one is not computed.
-        decays: γ in (0, 1] by component.
+        weights: w of "model" (the cosine) and of components; an absent one is not computed.
+        decays: γ in (0, 1] of the components that read the history.
         items: N.
-        neighbours: entries of B kept for each item.
+        neighbours: entries kept of each row of B and R.
         text_width: t.
 
     Call: cosine float32 [B, N+1], history int32 [B, L], oldest first, 0 = padding -> float32 [B, N+1].
@@ -45,55 +48,75 @@ class Blend(keras.layers.Layer):
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
-        self.component_weights = {name: float(weights[name]) for name in COMPONENTS if weights.get(name)}
-        self.decays = {name: float(decays[name]) for name in self.component_weights}
+        self.weight_of = {name: float(weights[name]) for name in ("model", *COMPONENTS) if weights.get(name)}
+        self.decays = {name: float(value) for name, value in decays.items() if name in self.weight_of}
         self.items, self.neighbours, self.text_width = items, neighbours, text_width
 
     def build(self, input_shape: Any = None) -> None:
-        rows = self.items + 1
-        if "neighbours" in self.component_weights:
-            self.neighbour_ids = self._constant((rows, self.neighbours), "int32", "neighbour_ids")
-            self.neighbour_values = self._constant((rows, self.neighbours), "float32", "neighbour_values")
-        if "text" in self.component_weights:
+        rows, used = self.items + 1, self.weight_of
+        self.ids = {n: self._constant((rows, self.neighbours), "int32", f"{n}_ids") for n in LINEAR if n in used}
+        self.values = {n: self._constant((rows, self.neighbours), "float32", f"{n}_values") for n in self.ids}
+        if "text" in used:
             self.texts = self._constant((rows, self.text_width), "float32", "texts")
+        if "popularity" in used:
+            self.popularity = self._constant((rows,), "float32", "popularity")
         self.built = True
 
-    def _constant(self, shape: tuple[int, int], dtype: str, name: str) -> Any:
+    def _constant(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
         return self.add_weight(shape=shape, dtype=dtype, initializer="zeros", trainable=False, name=name)
 
-    def fill(self, linear: np.ndarray | None, texts: np.ndarray | None) -> None:
-        """Assigns B [N+1, N+1], of which the largest entries of each row are kept, and text vectors [N+1, t]."""
-        if "neighbours" in self.component_weights:
-            assert linear is not None
-            ids = np.argpartition(-np.abs(linear), self.neighbours - 1, axis=1)[:, : self.neighbours]
-            self.neighbour_ids.assign(ids)
-            self.neighbour_values.assign(np.take_along_axis(linear, ids, axis=1))
-        if "text" in self.component_weights:
+    def fill(self, linear: Mapping[str, np.ndarray], texts: np.ndarray | None, popularity: np.ndarray) -> None:
+        """Assigns what the components read.
+
+        Args:
+            linear: "neighbours" and "transitions" to [N+1, N+1], of which the largest entries of each row are kept.
+            texts: float32 [N+1, t].
+            popularity: float32 [N+1], log(1 + c).
+        """
+        for name, ids in self.ids.items():
+            largest = np.argpartition(-np.abs(linear[name]), self.neighbours - 1, axis=1)[:, : self.neighbours]
+            ids.assign(largest)
+            self.values[name].assign(np.take_along_axis(linear[name], largest, axis=1))
+        if "text" in self.weight_of:
             self.texts.assign(texts)
+        if "popularity" in self.weight_of:
+            self.popularity.assign(popularity)
 
     def call(self, cosine: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-        total = standardize(cosine)
-        for name, weight in self.component_weights.items():
-            total += weight * standardize(getattr(self, f"_{name}")(history, self.decays[name]))
-        return total
+        history = _without_padding(history)
+        scores = {name: getattr(self, f"_{name}") for name in self.weight_of if name != "model"}
+        parts = [self.weight_of[name] * comparable(name, score(history)) for name, score in scores.items()]
+        if "model" in self.weight_of:
+            parts.append(self.weight_of["model"] * standardize(cosine))
+        return tf.add_n([part + tf.zeros_like(cosine) for part in parts]) if parts else tf.zeros_like(cosine)
 
-    def _neighbours(self, history: tf.Tensor, decay: float) -> tf.Tensor:
-        weights = _recency(history, decay) * _last_occurrence(history)
-        ids = tf.gather(self.neighbour_ids.value, history)  # [B, L, m]
-        values = tf.gather(self.neighbour_values.value, history) * weights[..., None]
+    def _neighbours(self, history: tf.Tensor) -> tf.Tensor:
+        once = _last_occurrence(history, self.items)
+        return self._linear("neighbours", history, _recency(history, self.decays["neighbours"]) * once)
+
+    def _transitions(self, history: tf.Tensor) -> tf.Tensor:
+        return self._linear("transitions", history, _recency(history, self.decays["transitions"]))
+
+    def _linear(self, name: str, history: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+        ids = tf.gather(self.ids[name].value, history)  # [B, L, m]
+        values = tf.gather(self.values[name].value, history) * weights[..., None]
         return _sum_by_item(ids, values, self.items)
 
-    def _text(self, history: tf.Tensor, decay: float) -> tf.Tensor:
-        weights = _recency(history, decay) * _last_occurrence(history)
+    def _text(self, history: tf.Tensor) -> tf.Tensor:
+        weights = _recency(history, self.decays["text"]) * _last_occurrence(history, self.items)
         profile = tf.einsum("bl,blt->bt", weights, tf.gather(self.texts.value, history))
         return tf.matmul(profile, self.texts.value, transpose_b=True)
 
-    def _frequency(self, history: tf.Tensor, decay: float) -> tf.Tensor:
-        return _sum_by_item(history[..., None], _recency(history, decay)[..., None], self.items)
+    def _popularity(self, history: tf.Tensor) -> tf.Tensor:
+        return self.popularity.value[None]
+
+    def _frequency(self, history: tf.Tensor) -> tf.Tensor:
+        weights = _recency(history, self.decays["frequency"])
+        return _sum_by_item(history[..., None], weights[..., None], self.items)
 
     def get_config(self) -> dict[str, Any]:
         own = {
-            "weights": self.component_weights,
+            "weights": self.weight_of,
             "decays": self.decays,
             "items": self.items,
             "neighbours": self.neighbours,
@@ -117,6 +140,12 @@ class Blend(keras.layers.Layer):
         return blend
 
 
+def comparable(name: str, scores: tf.Tensor) -> tf.Tensor:
+    """Scores of a component on the scale on which they are added."""
+    scores = standardize(scores)
+    return standardize(tf.asinh(scores)) if name in SPIKY else scores
+
+
 def standardize(scores: tf.Tensor) -> tf.Tensor:
     """z-scores of each row over items 1..N; zeros where all are equal."""
     known = scores[:, 1:]
@@ -126,18 +155,25 @@ def standardize(scores: tf.Tensor) -> tf.Tensor:
     return tf.where(usable, (scores - mean) / tf.where(usable, deviation, 1.0), 0.0)
 
 
+def _without_padding(history: tf.Tensor) -> tf.Tensor:
+    """Drops the columns on the left that are padding in every row."""
+    used = tf.reduce_any(history > 0, axis=0)
+    return history[:, tf.reduce_sum(tf.cast(tf.cumsum(tf.cast(used, tf.int32)) == 0, tf.int32)) :]
+
+
 def _recency(history: tf.Tensor, decay: float) -> tf.Tensor:
     """γ^age [B, L], 0 at padding; the last item has age 0."""
     age = tf.cast(tf.range(tf.shape(history)[1] - 1, -1, -1), tf.float32)
     return tf.where(history > 0, tf.pow(decay, age)[None], 0.0)
 
 
-def _last_occurrence(history: tf.Tensor) -> tf.Tensor:
+def _last_occurrence(history: tf.Tensor, items: int) -> tf.Tensor:
     """1 where no later place holds the same item, else 0, float32 [B, L]."""
-    length = tf.shape(history)[1]
-    same = history[:, :, None] == history[:, None, :]  # [B, L, L]
-    later = tf.range(length)[None, :] > tf.range(length)[:, None]
-    return 1.0 - tf.cast(tf.reduce_any(same & later[None], axis=2), tf.float32)
+    rows = tf.shape(history)[0]
+    column = tf.zeros_like(history) + tf.range(tf.shape(history)[1])[None]
+    place = history + (tf.range(rows) * (items + 1))[:, None]
+    last = tf.math.unsorted_segment_max(tf.reshape(column, [-1]), tf.reshape(place, [-1]), rows * (items + 1))
+    return tf.cast(tf.gather(last, place) == column, tf.float32)
 
 
 def _sum_by_item(ids: tf.Tensor, values: tf.Tensor, items: int) -> tf.Tensor:

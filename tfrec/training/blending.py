@@ -10,45 +10,39 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrec.evaluation import metrics
 from tfrec.evaluation.baselines.blend import standardize
-from tfrec.evaluation.baselines.counts import MOST_ITEMS
+from tfrec.evaluation.baselines.counts import MOST_ITEMS, events
 from tfrec.evaluation.baselines.ease import EASE
 from tfrec.evaluation.baselines.search import ascend
 from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ragged import Ragged
-from tfrec.evaluation.ranks import Holdout, Scorer, rank
-from tfrec.models.blend import Blend
+from tfrec.evaluation.ranks import Holdout, Scorer
+from tfrec.models.blend import LINEAR, SPIKY, Blend
+from tfrec.training.mixing import mix
+from tfrec.training.transitions import Transitions
 
 NEIGHBOURS = 200
-_WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.5)
-_DECAYS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
-_GRID: dict[str, tuple[Any, ...]] = {
-    "neighbours": _WEIGHTS,
-    "neighbours_decay": _DECAYS,
-    "l2": (50, 100, 200, 500, 1000),
-    "text": _WEIGHTS,
-    "text_decay": _DECAYS,
-    "whitened": (True, False),
-    "frequency": _WEIGHTS,
-    "frequency_decay": _DECAYS,
+_DECAYS = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 1.0)
+_GRID: dict[str, dict[str, tuple[Any, ...]]] = {
+    "neighbours": {"decay": _DECAYS, "l2": (50, 200, 1000)},
+    "transitions": {"decay": (0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99), "ridge": (1.0, 3.0, 10.0)},
+    "text": {"decay": _DECAYS, "whitened": (True, False)},
+    "popularity": {},
+    "frequency": {"decay": (0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 1.0)},
 }
-_START = {
-    "neighbours": 0.3,
-    "neighbours_decay": 0.9,
-    "l2": 200,
-    "text": 0.1,
-    "text_decay": 0.8,
-    "whitened": True,
-    "frequency": 0.0,
-    "frequency_decay": 0.9,
-}
-_SETTINGS = {
-    "neighbours": ("neighbours", "neighbours_decay", "l2"),
-    "text": ("text", "text_decay", "whitened"),
-    "frequency": ("frequency", "frequency_decay"),
-}
-_SCORES = 8 * 2**20  # floats of one component that are kept at a time
+_START = {"decay": 0.9, "l2": 200, "ridge": 3.0, "whitened": True}
+_SCORES = 16 * 2**20  # floats of one component that are kept at a time
+
+Chosen = dict[str, dict[str, Any]]
+"""Settings by component, its weight among them; "model" has the weight of the cosine."""
+
+
+@dataclass(frozen=True)
+class Lists:
+    """Items per user, oldest first, and a number per event that is equal within a basket."""
+
+    items: Ragged
+    baskets: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -59,44 +53,86 @@ class Sources:
         components: of :class:`Blend`.
         items: N.
         texts: unit text vectors [N+1, t], or None.
+        history_length: items of a history that the components read.
     """
 
     components: Sequence[str]
     items: int
     texts: np.ndarray | None
+    history_length: int
 
-    def make(self, chosen: dict[str, Any], train: Ragged) -> Blend:
-        """The blend of these settings, its linear item-item model fitted on ``train``."""
-        texts = self.texts_(chosen["whitened"])
+    def make(self, chosen: Chosen, train: Lists) -> Blend:
+        """The blend of these settings, its linear item-item models fitted on ``train``."""
+        fitted = _Fits(self, train)
+        texts = fitted.texts(chosen["text"]["whitened"]) if "text" in chosen else None
         blend = Blend(
-            {name: chosen[name] for name in ("neighbours", "text", "frequency")},
-            {name: chosen[f"{name}_decay"] for name in ("neighbours", "text", "frequency")},
+            {name: settings["weight"] for name, settings in chosen.items()},
+            {name: settings["decay"] for name, settings in chosen.items() if "decay" in settings},
             self.items,
             min(NEIGHBOURS, self.items + 1),
             0 if texts is None else texts.shape[1],
         )
         blend.build()
-        linear = EASE(chosen["l2"]).fit(train, self.items).weights if chosen["neighbours"] else None
-        blend.fill(linear, texts)
+        blend.fill({name: fitted.linear(name, chosen[name]) for name in LINEAR if name in chosen}, texts, fitted.popularity)
         return blend
 
-    def texts_(self, whitened: bool) -> np.ndarray | None:
-        return whiten(self.texts) if whitened and self.texts is not None else self.texts
-
-    def available(self) -> set[str]:
+    def available(self) -> list[str]:
         """The components that these data allow: no item-item model for a large catalogue, no text without text."""
-        absent = {"neighbours"} if self.items > MOST_ITEMS else set()
-        return set(self.components) - absent - ({"text"} if self.texts is None else set())
+        absent = set(LINEAR) if self.items > MOST_ITEMS else set()
+        return [name for name in self.components if name not in absent | ({"text"} if self.texts is None else set())]
 
 
-def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Ragged, sources: Sources) -> dict[str, Any]:
-    """Weights, decays and ridge penalty with the best ndcg@10 on valid, one changed at a time.
+class _Fits:
+    """What the components read, fitted on lists; the last linear model of each kind is kept."""
+
+    def __init__(self, sources: Sources, train: Lists):
+        self.popularity = np.log1p(events(train.items, sources.items)).astype(np.float32)
+        self.texts = lru_cache(maxsize=2)(lambda whitened: _texts(sources.texts, whitened))
+        transitions = Transitions(train.items, train.baskets, sources.items, sources.history_length)
+        ease = lru_cache(maxsize=1)(lambda l2: EASE(l2).fit(train.items, sources.items).weights)
+        self._linear: dict[str, Callable[[dict[str, Any]], np.ndarray]] = {
+            "neighbours": lambda settings: ease(settings["l2"]),
+            "transitions": lambda settings: transitions.fit(settings["decay"], settings["ridge"]),
+        }
+
+    def linear(self, name: str, settings: dict[str, Any]) -> np.ndarray:
+        """Item-item weights [N+1, N+1]."""
+        return self._linear[name](settings)
+
+    def scores(self, name: str, settings: dict[str, Any], history: np.ndarray) -> np.ndarray:
+        """Scores [Q, N+1] of one component for histories [Q, L], on the scale on which they are added."""
+        scores = standardize(self._raw(name, settings, history))
+        return standardize(np.arcsinh(scores)) if name in SPIKY else scores
+
+    def _raw(self, name: str, settings: dict[str, Any], history: np.ndarray) -> np.ndarray:
+        items = len(self.popularity) - 1
+        if name == "popularity":
+            return np.broadcast_to(self.popularity, (len(history), items + 1))
+        weights = profile(history, settings["decay"], items, distinct=name in ("neighbours", "text"))
+        if name == "frequency":
+            return weights
+        if name == "text":
+            vectors = self.texts(settings["whitened"])
+            return (weights @ vectors) @ vectors.T
+        return weights @ self.linear(name, settings)
+
+
+def _texts(texts: np.ndarray | None, whitened: bool) -> np.ndarray:
+    assert texts is not None
+    return whiten(texts) if whitened else texts
+
+
+def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Lists, sources: Sources) -> Chosen:
+    """Settings and weights under which the validation items are likeliest.
+
+    The settings of each component are those that help the cosine most, with that component alone beside it; then
+    the weights of all are fitted together (:func:`tfrec.training.mixing.mix`).
 
     Args:
         model: cosines of the model trained on ``train``.
         valid: the queries to choose on.
         history: int32 [Q, L], what the served graph would read of each query's history.
-        train: ragged, a list of items per user.
+        train: what the components are fitted on.
         sources: what there is to blend.
     """
     rows = np.arange(len(valid))
@@ -104,21 +140,22 @@ def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Ragged, so
     if len(rows) > most:
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     valid, history = valid.take(rows), history[rows]
-    component = lru_cache(maxsize=4)(_components(history, train, sources))
-    cosine = standardize(model(rows))
+    fits = _Fits(sources, train)
+    scores, settings = {"model": standardize(model(rows))}, {"model": {}}
+    for name in sources.available():
+        settings[name] = _best(name, fits, scores["model"], valid, history)
+        scores[name] = fits.scores(name, settings[name], history)
+    mixture = mix(scores, valid)
+    return {name: settings[name] | {"weight": round(weight, 4)} for name, weight in mixture.weights.items()}
 
-    def score(settings: dict[str, Any]) -> float:
-        total = cosine + sum(
-            settings[name] * component(name, settings[f"{name}_decay"], settings[extra] if extra else None)
-            for name, extra in (("neighbours", "l2"), ("text", "whitened"), ("frequency", None))
-            if settings[name]
-        )
-        return float(metrics.ndcg(rank(lambda at: total[at], valid, sources.items, top=0), 10).mean())
 
-    absent = set(_SETTINGS) - sources.available()
-    fixed = {name: 0.0 for name in absent}
-    tuned = [name for component, names in _SETTINGS.items() if component not in absent for name in names]
-    return ascend({name: _GRID[name] for name in tuned}, _START | fixed, score)
+def _best(name: str, fits: _Fits, cosine: np.ndarray, valid: Holdout, history: np.ndarray) -> dict[str, Any]:
+    grid = _GRID[name]
+
+    def value(settings: dict[str, Any]) -> float:
+        return mix({"model": cosine, name: fits.scores(name, settings, history)}, valid).value
+
+    return ascend(grid, {key: _START[key] for key in grid}, value) if grid else {}
 
 
 def blended(model: Scorer, blend: Blend, history: np.ndarray) -> Scorer:
@@ -132,23 +169,6 @@ def blended(model: Scorer, blend: Blend, history: np.ndarray) -> Scorer:
     specs = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, history.shape[1]], tf.int32)]
     run = tf.function(lambda cosine, read: blend(cosine, read), input_signature=specs)
     return lambda rows: run(model(rows), history[rows]).numpy()
-
-
-def _components(history: np.ndarray, train: Ragged, sources: Sources) -> Callable[[str, float, Any], np.ndarray]:
-    linear = lru_cache(maxsize=1)(lambda l2: EASE(l2).fit(train, sources.items).weights)
-    texts = lru_cache(maxsize=2)(sources.texts_)
-
-    def component(name: str, decay: float, extra: Any) -> np.ndarray:
-        if name == "frequency":
-            return standardize(profile(history, decay, sources.items, distinct=False))
-        weights = profile(history, decay, sources.items, distinct=True)
-        if name == "neighbours":
-            return standardize(weights @ linear(extra))
-        vectors = texts(extra)
-        assert vectors is not None
-        return standardize((weights @ vectors) @ vectors.T)
-
-    return component
 
 
 def profile(history: np.ndarray, decay: float, items: int, distinct: bool) -> np.ndarray:
