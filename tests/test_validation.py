@@ -5,8 +5,9 @@ import pytest
 import world
 
 from tfrec.errors import DataError
+from tfrec.evaluation.holdouts import last_items, make_holdout
 from tfrec.training.retrieval import build
-from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
+from tfrec.training.validation import RetrievalScorer
 
 ROWS = [  # user, item, split
     (0, 9, 0), (0, 8, 1),
