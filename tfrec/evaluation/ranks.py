@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -15,6 +16,7 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 """Rows of a Holdout, int64 [b], to finite scores, float32 [b, N+1]; column 0 is never read."""
 
 _BLOCK_FLOATS = 16 * 2**20  # 64 MB of float32 scores at a time
+_CACHE_FLOATS = 2**19  # what is read several times stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,22 @@ class Ranks:
     def __len__(self) -> int:
         return len(self.offsets) - 1
 
+    @cached_property
+    def sizes(self) -> np.ndarray:
+        """Targets of each query, int64 [Q]."""
+        return np.diff(self.offsets)
+
+    @cached_property
+    def nth(self) -> np.ndarray:
+        """Place of each value within its query, from 0, int64 [T]."""
+        return np.arange(len(self.values)) - np.repeat(self.offsets[:-1], self.sizes)
+
+    @cached_property
+    def positions(self) -> np.ndarray:
+        """The ranks of each query in rising order, the j-th at least j: targets share no place, float64 [T]."""
+        owner = ragged.owners((self.values, self.offsets))
+        return np.maximum(self.values[np.lexsort((self.values, owner))], self.nth)
+
 
 def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: int = 50) -> Ranks:
     """Ranks every target among all items that may rank, without sorting the catalogue.
@@ -109,13 +127,13 @@ def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: 
     values = np.empty(len(holdout.targets[0]), np.float64)
     best = np.zeros((len(holdout), top), np.int32)
     offsets = holdout.targets[1]
-    for low in range(0, len(holdout), block):
-        rows = np.arange(low, min(low + block, len(holdout)))
-        targets = ragged.take(holdout.targets, rows)
-        scores = _masked(_scores(scorer, rows, n_items), ragged.take(holdout.mask, rows), targets)
-        values[offsets[low] : offsets[rows[-1] + 1]] = _count(scores, targets)
+    for low, scores in _scores(scorer, len(holdout), n_items, block):
+        high = low + len(scores)
+        targets = ragged.span(holdout.targets, low, high)
+        _mask(scores, ragged.span(holdout.mask, low, high), targets)
+        values[offsets[low] : offsets[high]] = _count(scores, targets)
         if top:
-            best[rows] = _best(scores, top)
+            best[low:high] = _best(scores, top)
     return Ranks(values, offsets, best, n_items)
 
 
@@ -131,26 +149,35 @@ def _check_items(holdout: Holdout, n_items: int) -> None:
             raise DataError(f"{name} must be items {lowest}..{n_items}", f"{item} in query {query}")
 
 
-def _scores(scorer: Scorer, rows: np.ndarray, n_items: int) -> np.ndarray:
-    scores = np.array(scorer(rows))  # a copy: masking must not write into the scorer's own arrays
-    if scores.shape != (len(rows), n_items + 1):
-        raise TfrecError(f"a scorer must return shape {(len(rows), n_items + 1)}", scores.shape)
-    scores[:, 0] = 0
-    finite = np.isfinite(scores)
-    if not finite.all():
-        row, item = np.argwhere(~finite)[0]
-        received = f"{scores[row, item]} for item {item} in query {rows[row]}"
-        raise TfrecError("scores must be finite", received, "The model has probably diverged.")
-    return scores
+def _scores(scorer: Scorer, queries: int, n_items: int, block: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Copies of the scores, because masking must not write into the scorer's own arrays, with their first query."""
+    part = max(1, _CACHE_FLOATS // (n_items + 1))
+    for low in range(0, queries, block):
+        rows = np.arange(low, min(low + block, queries))
+        scores = np.asarray(scorer(rows))
+        if scores.shape != (len(rows), n_items + 1):
+            raise TfrecError(f"a scorer must return shape {(len(rows), n_items + 1)}", scores.shape)
+        for start in range(0, len(rows), part):
+            copy = scores[start : start + part].copy()
+            copy[:, 0] = 0
+            _check_finite(copy, low + start)
+            yield low + start, copy
 
 
-def _masked(scores: np.ndarray, mask: Ragged, targets: Ragged) -> np.ndarray:
+def _check_finite(scores: np.ndarray, first: int) -> None:
+    if np.isfinite(scores.min()) and np.isfinite(scores.max()):  # NaN is the least and the greatest of any numbers
+        return
+    row, item = np.argwhere(~np.isfinite(scores))[0]
+    received = f"{scores[row, item]} for item {item} in query {first + row}"
+    raise TfrecError("scores must be finite", received, "The model has probably diverged.")
+
+
+def _mask(scores: np.ndarray, mask: Ragged, targets: Ragged) -> None:
     place = ragged.owners(targets), targets[0]
     kept = scores[place]
     scores[:, 0] = -np.inf
     scores[ragged.owners(mask), mask[0]] = -np.inf
     scores[place] = kept
-    return scores
 
 
 def _count(scores: np.ndarray, targets: Ragged) -> np.ndarray:
@@ -162,10 +189,13 @@ def _count(scores: np.ndarray, targets: Ragged) -> np.ndarray:
         place = offsets[rows] + nth
         theirs = scores if len(rows) == len(scores) else scores[rows]
         score = theirs[np.arange(len(rows)), items[place]][:, None]
-        above = np.count_nonzero(theirs > score, axis=1)
-        not_below = np.count_nonzero(theirs >= score, axis=1)
-        out[place] = (above + not_below - 1) / 2
+        out[place] = (_true(theirs > score) + _true(theirs >= score) - 1) / 2
     return out
+
+
+def _true(flags: np.ndarray) -> np.ndarray:
+    """How many are true in each row, int64; count_nonzero(axis=1) would make every flag an int64 first."""
+    return np.fromiter(map(np.count_nonzero, flags), np.int64, len(flags))
 
 
 def _best(scores: np.ndarray, top: int) -> np.ndarray:
