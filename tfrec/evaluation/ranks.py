@@ -16,7 +16,7 @@ Scorer = Callable[[np.ndarray], np.ndarray]
 """Rows of a Holdout, int64 [b], to finite scores, float32 [b, N+1]; column 0 is never read."""
 
 _BLOCK_FLOATS = 16 * 2**20  # 64 MB of float32 scores at a time
-_CACHE_FLOATS = 2**19  # what is read several times stays in a processor's cache
+_CACHE_FLOATS = 2**18  # what is read several times stays in a processor's cache
 
 
 @dataclass(frozen=True)
@@ -124,14 +124,16 @@ def rank(scorer: Scorer, holdout: Holdout, n_items: int, batch: int = 256, top: 
     """
     _check_items(holdout, n_items)
     block = max(1, min(batch, _BLOCK_FLOATS // (n_items + 1)))
+    part = max(1, min(block, _CACHE_FLOATS // (n_items + 1)))
+    flags = np.zeros((part, -(-(n_items + 1) // 8) * 8), bool)  # whole words, so that they are counted as words
     values = np.empty(len(holdout.targets[0]), np.float64)
     best = np.zeros((len(holdout), top), np.int32)
     offsets = holdout.targets[1]
-    for low, scores in _scores(scorer, len(holdout), n_items, block):
+    for low, scores in _scores(scorer, len(holdout), n_items, block, part):
         high = low + len(scores)
         targets = ragged.span(holdout.targets, low, high)
         _mask(scores, ragged.span(holdout.mask, low, high), targets)
-        values[offsets[low] : offsets[high]] = _count(scores, targets)
+        values[offsets[low] : offsets[high]] = _count(scores, targets, flags)
         if top:
             best[low:high] = _best(scores, top)
     return Ranks(values, offsets, best, n_items)
@@ -149,19 +151,26 @@ def _check_items(holdout: Holdout, n_items: int) -> None:
             raise DataError(f"{name} must be items {lowest}..{n_items}", f"{item} in query {query}")
 
 
-def _scores(scorer: Scorer, queries: int, n_items: int, block: int) -> Iterator[tuple[int, np.ndarray]]:
-    """Copies of the scores, because masking must not write into the scorer's own arrays, with their first query."""
-    part = max(1, _CACHE_FLOATS // (n_items + 1))
+def _scores(scorer: Scorer, queries: int, n_items: int, block: int, part: int) -> Iterator[tuple[int, np.ndarray]]:
+    """Scores of a part of the queries with the first of them, in one array that the next part overwrites.
+
+    They are copies, because masking must not write into the scorer's own arrays; new memory for each would cost more
+    than to copy.
+    """
+    copy = np.empty((0, 0))
     for low in range(0, queries, block):
         rows = np.arange(low, min(low + block, queries))
         scores = np.asarray(scorer(rows))
         if scores.shape != (len(rows), n_items + 1):
             raise TfrecError(f"a scorer must return shape {(len(rows), n_items + 1)}", scores.shape)
+        if not low:
+            copy = np.empty((part, n_items + 1), scores.dtype)
         for start in range(0, len(rows), part):
-            copy = scores[start : start + part].copy()
-            copy[:, 0] = 0
-            _check_finite(copy, low + start)
-            yield low + start, copy
+            taken = copy[: len(rows) - start]
+            np.copyto(taken, scores[start : start + part])
+            taken[:, 0] = 0
+            _check_finite(taken, low + start)
+            yield low + start, taken
 
 
 def _check_finite(scores: np.ndarray, first: int) -> None:
@@ -176,11 +185,11 @@ def _mask(scores: np.ndarray, mask: Ragged, targets: Ragged) -> None:
     place = ragged.owners(targets), targets[0]
     kept = scores[place]
     scores[:, 0] = -np.inf
-    scores[ragged.owners(mask), mask[0]] = -np.inf
+    scores.reshape(-1)[ragged.owners(mask) * scores.shape[1] + mask[0]] = -np.inf
     scores[place] = kept
 
 
-def _count(scores: np.ndarray, targets: Ragged) -> np.ndarray:
+def _count(scores: np.ndarray, targets: Ragged, flags: np.ndarray) -> np.ndarray:
     items, offsets = targets
     sizes = ragged.lengths(targets)
     out = np.empty(len(items), np.float64)
@@ -189,13 +198,23 @@ def _count(scores: np.ndarray, targets: Ragged) -> np.ndarray:
         place = offsets[rows] + nth
         theirs = scores if len(rows) == len(scores) else scores[rows]
         score = theirs[np.arange(len(rows)), items[place]][:, None]
-        out[place] = (_true(theirs > score) + _true(theirs >= score) - 1) / 2
+        above, not_below = (
+            _true(compare, theirs, score, flags[: len(rows)]) for compare in (np.greater, np.greater_equal)
+        )
+        out[place] = (above + not_below - 1) / 2
     return out
 
 
-def _true(flags: np.ndarray) -> np.ndarray:
-    """How many are true in each row, int64; count_nonzero(axis=1) would make every flag an int64 first."""
-    return np.fromiter(map(np.count_nonzero, flags), np.int64, len(flags))
+def _true(compare: np.ufunc, scores: np.ndarray, score: np.ndarray, flags: np.ndarray) -> np.ndarray:
+    """In how many columns each row compares so, int64 [b]; flags have a width that eight divides and end with False.
+
+    Eight flags are added at a time, as the bytes of a word, each of which can count to 255: five times faster than
+    count_nonzero by rows, which makes every flag an int64 first.
+    """
+    compare(scores, score, out=flags[:, : scores.shape[1]])
+    words = flags.view(np.uint64)
+    sums = np.add.reduceat(words, np.arange(0, words.shape[1], 255), axis=1)
+    return sums.view(np.uint8).sum(axis=1, dtype=np.int64)
 
 
 def _best(scores: np.ndarray, top: int) -> np.ndarray:
