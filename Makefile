@@ -5,6 +5,7 @@ EXPORT ?= exports/ml100k
 TARGET ?= localhost:8500/ml100k
 ASK ?= --user 196
 PEERS ?= als bpr sasrec bert4rec
+SECONDS ?= 300
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -62,8 +63,8 @@ bench: .venv/installed ## one ratio a script, appended to benchmarks/results.jso
 bench-torch: .venv/installed .venv-peers/installed ## the ratio against PyTorch, which has an environment of its own
 	$(BIN)/python benchmarks/train_two_tower_torch.py --torch-python .venv-peers/bin/python
 
-peers: .venv-peers/installed ## ALS, BPR, SASRec and BERT4Rec of other packages on a prepared run (CONFIG, SET, PEERS="als bpr")
-	PYTHONPATH=$(CURDIR) .venv-peers/bin/python benchmarks/peers/run.py $(CONFIG) $(SET) --peers $(PEERS)
+peers: .venv-peers/installed ## ALS, BPR, SASRec and BERT4Rec of other packages on a prepared run (CONFIG, SET, PEERS="als bpr", SECONDS=300)
+	PYTHONPATH=$(CURDIR) .venv-peers/bin/python benchmarks/peers/run.py $(CONFIG) $(SET) --peers $(PEERS) --seconds $(SECONDS)
 
 clean: ## remove environments and caches; runs and exports stay
 	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache

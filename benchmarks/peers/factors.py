@@ -17,8 +17,8 @@ from tfrec.evaluation.baselines.search import Grid, Settings, ascend
 from tfrec.evaluation.ragged import Ragged
 
 ALS: Grid = {
-    "alpha": (0.3, 1, 5, 20),
-    "regularization": (0.01, 1, 5, 10, 20),
+    "alpha": (0.3, 1, 5, 20, 60),
+    "regularization": (0.01, 1, 5, 10, 20, 50),
     "factors": (32, 64, 128),
     "iterations": (15, 30),
 }

@@ -145,8 +145,8 @@ def _check_items(holdout: Holdout, n_items: int) -> None:
         ("targets", holdout.targets, 1),
         ("mask", holdout.mask, 0),
     ):
-        wrong = np.flatnonzero((lists[0] < lowest) | (lists[0] > n_items))
-        if len(wrong):
+        if lists[0].min(initial=lowest) < lowest or lists[0].max(initial=lowest) > n_items:
+            wrong = np.flatnonzero((lists[0] < lowest) | (lists[0] > n_items))
             item, query = int(lists[0][wrong[0]]), int(ragged.owners(lists)[wrong[0]])
             raise DataError(f"{name} must be items {lowest}..{n_items}", f"{item} in query {query}")
 
@@ -174,11 +174,14 @@ def _scores(scorer: Scorer, queries: int, n_items: int, block: int, part: int) -
 
 
 def _check_finite(scores: np.ndarray, first: int) -> None:
-    if np.isfinite(scores.min()) and np.isfinite(scores.max()):  # NaN is the least and the greatest of any numbers
-        return
-    row, item = np.argwhere(~np.isfinite(scores))[0]
-    received = f"{scores[row, item]} for item {item} in query {first + row}"
-    raise TfrecError("scores must be finite", received, "The model has probably diverged.")
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.vdot(scores, scores)):  # one fast pass; a sum that only overflows is looked at below
+            return
+    wrong = np.argwhere(~np.isfinite(scores))
+    if len(wrong):
+        row, item = wrong[0]
+        received = f"{scores[row, item]} for item {item} in query {first + row}"
+        raise TfrecError("scores must be finite", received, "The model has probably diverged.")
 
 
 def _mask(scores: np.ndarray, mask: Ragged, targets: Ragged) -> None:
