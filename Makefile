@@ -4,6 +4,8 @@ SET ?=
 EXPORT ?= exports/ml100k
 TARGET ?= localhost:8500/ml100k
 ASK ?= --user 196
+PEERS ?= als bpr sasrec bert4rec
+SECONDS ?= 300
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -17,6 +19,12 @@ help: ## this list
 
 .venv/tested: .venv/installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test]'
+	@touch $@
+
+.venv-peers/installed: benchmarks/peers/requirements.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --requirement $<
+	.venv-peers/bin/python -m pip install --quiet --no-deps recbole==1.2.1
 	@touch $@
 
 install: .venv/installed ## create .venv and install the package
@@ -49,10 +57,16 @@ check: .venv/tested ## format, lint, types, direction of imports
 	$(BIN)/lint-imports
 
 bench: .venv/installed ## one ratio a script, appended to benchmarks/results.json (use a quiet machine)
-	for script in train_two_tower optimizers train_memory encode_text; do \
+	for script in train_two_tower optimizers train_memory encode_text evaluate; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 
-clean: ## remove .venv and caches; runs and exports stay
-	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+bench-torch: .venv/installed .venv-peers/installed ## the ratio against PyTorch, which has an environment of its own
+	$(BIN)/python benchmarks/train_two_tower_torch.py --torch-python .venv-peers/bin/python
 
-.PHONY: help install prepare train evaluate export serve verify query test test-slow check bench clean
+peers: .venv-peers/installed ## ALS, BPR, SASRec and BERT4Rec of other packages on a prepared run (CONFIG, SET, PEERS="als bpr", SECONDS=300)
+	PYTHONPATH=$(CURDIR) .venv-peers/bin/python benchmarks/peers/run.py $(CONFIG) $(SET) --peers $(PEERS) --seconds $(SECONDS)
+
+clean: ## remove environments and caches; runs and exports stay
+	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+
+.PHONY: help install prepare train evaluate export serve verify query test test-slow check bench bench-torch peers clean

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from ragged_lists import holdout, lists
 
 from tfrec.errors import DataError, TfrecError
-from tfrec.evaluation import ragged
+from tfrec.evaluation import ragged, ranks
 from tfrec.evaluation.ranks import Holdout, rank
 
 N = 6
@@ -112,6 +112,24 @@ def test_take_keeps_the_queries_asked_for():
 
 def test_ages_count_back_from_the_last():
     assert ragged.ages(lists([7, 8, 9], [], [5])).tolist() == [2, 1, 0, 0]
+
+
+def test_great_finite_scores_are_not_taken_for_infinite_ones():
+    scores = np.array([[0, 3e38, 1e38, 2e38, -3e38, 1, 2]], np.float32)  # their squares overflow
+    assert rank(scorer(scores), holdout([[3]]), N).values.tolist() == [1]
+
+
+def test_parts_and_blocks_do_not_matter(monkeypatch):
+    random = np.random.default_rng(0)
+    n, queries = 2100, 40  # more words than one byte can count
+    scores = random.integers(0, 9, (queries, n + 1)).astype(np.float32)
+    asked = holdout([[q + 1] for q in range(queries)], [[1, 1, 2, n]] * queries)
+    whole = rank(scorer(scores), asked, n)
+    assert whole.values.tolist() == [by_sorting(s, [q + 1], [1, 2, n])[0] for q, s in enumerate(scores)]
+    monkeypatch.setattr(ranks, "_CACHE_FLOATS", 3 * (n + 1))
+    parts = rank(scorer(scores), asked, n, batch=16)
+    np.testing.assert_array_equal(parts.values, whole.values)
+    np.testing.assert_array_equal(parts.top, whole.top)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])

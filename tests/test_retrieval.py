@@ -10,10 +10,11 @@ import world
 
 from tfrec.config import Config
 from tfrec.errors import TrainingError
+from tfrec.evaluation.holdouts import make_holdout
 from tfrec.models.two_tower import TwoTower
 from tfrec.training import retrieval
 from tfrec.training.retrieval import Fitted, RetrievalData, build, fit, stored_histories
-from tfrec.training.validation import RetrievalScorer, make_holdout
+from tfrec.training.validation import RetrievalScorer
 from tfrec.training.warm_start import starter
 
 USERS, ITEMS, BLOCKS = 40, 24, 2

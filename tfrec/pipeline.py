@@ -20,11 +20,12 @@ from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, slices
+from tfrec.evaluation.holdouts import last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_json
 from tfrec.server.servable import Servable
 from tfrec.training import blending, retrieval, warm_start
-from tfrec.training.validation import RetrievalScorer, last_items, make_holdout
+from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
 TOLERANCE = 1e-5

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 from tfrec.errors import DataError
-from tfrec.evaluation.ragged import owners
 from tfrec.evaluation.ranks import Ranks
 
 
@@ -22,13 +21,13 @@ def hr(ranks: Ranks, k: int) -> np.ndarray:
 
 def recall(ranks: Ranks, k: int) -> np.ndarray:
     """Recall: targets in the first K / targets, float64 [Q]."""
-    return _sum(ranks, _found(ranks, k)) / _sizes(ranks)
+    return _sum(ranks, _found(ranks, k)) / ranks.sizes
 
 
 def mrr(ranks: Ranks, k: int) -> np.ndarray:
     """Reciprocal rank: 1 / (1 + position) of the best target, 0 when it is not in the first K, float64 [Q]."""
     best = ranks.offsets[:-1]
-    return (_found(ranks, k) / (_positions(ranks) + 1))[best]
+    return (_found(ranks, k) / (ranks.positions + 1))[best]
 
 
 def ndcg(ranks: Ranks, k: int) -> np.ndarray:
@@ -37,16 +36,15 @@ def ndcg(ranks: Ranks, k: int) -> np.ndarray:
     DCG@K / ideal DCG@K with DCG@K = Σ 1 / log2(position + 2) over the targets in the first K; the ideal order has
     the min(targets, K) first positions. Source: Järvelin and Kekäläinen 2002, doi 10.1145/582415.582418.
     """
-    gains = _found(ranks, k) / np.log2(_positions(ranks) + 2)
+    gains = _found(ranks, k) / np.log2(ranks.positions + 2)
     ideal = np.cumsum(1 / np.log2(np.arange(k) + 2))
-    return _sum(ranks, gains) / ideal[np.minimum(_sizes(ranks), k) - 1]
+    return _sum(ranks, gains) / ideal[np.minimum(ranks.sizes, k) - 1]
 
 
 def map_(ranks: Ranks, k: int) -> np.ndarray:
     """Average precision: Σ precision at each target found in the first K / min(targets, K), float64 [Q]."""
-    nth = np.arange(len(ranks.values)) - np.repeat(ranks.offsets[:-1], _sizes(ranks))
-    precision = (nth + 1) / (_positions(ranks) + 1)
-    return _sum(ranks, precision * _found(ranks, k)) / np.minimum(_sizes(ranks), k)
+    precision = (ranks.nth + 1) / (ranks.positions + 1)
+    return _sum(ranks, precision * _found(ranks, k)) / np.minimum(ranks.sizes, k)
 
 
 def coverage(ranks: Ranks, k: int) -> float:
@@ -99,20 +97,10 @@ def summarize(ranks: Ranks, ks: Sequence[int], counts: np.ndarray) -> dict[str, 
     return out
 
 
-def _sizes(ranks: Ranks) -> np.ndarray:
-    return np.diff(ranks.offsets)
-
-
-def _positions(ranks: Ranks) -> np.ndarray:
-    owner = owners((ranks.values, ranks.offsets))
-    nth = np.arange(len(owner)) - ranks.offsets[owner]
-    return np.maximum(ranks.values[np.lexsort((ranks.values, owner))], nth)
-
-
 def _found(ranks: Ranks, k: int) -> np.ndarray:
     if k < 1:
         raise DataError("K must be at least 1", k)
-    return _positions(ranks) < k
+    return ranks.positions < k
 
 
 def _sum(ranks: Ranks, values: np.ndarray) -> np.ndarray:

@@ -33,6 +33,12 @@ def take(lists: Ragged, rows: np.ndarray) -> Ragged:
     return values[place], taken
 
 
+def span(lists: Ragged, low: int, high: int) -> Ragged:
+    """The lists low, …, high - 1; their values are a view."""
+    values, offsets = lists
+    return values[offsets[low] : offsets[high]], offsets[low : high + 1] - offsets[low]
+
+
 def check(lists: Ragged, name: str) -> None:
     """Raises DataError unless offsets rise from 0 to the number of values."""
     values, offsets = lists

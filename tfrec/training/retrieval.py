@@ -12,13 +12,14 @@ import numpy as np
 from tfrec.config import Config
 from tfrec.data.batches import HistoryBatches
 from tfrec.errors import TrainingError
+from tfrec.evaluation.holdouts import last_items, lists_of, make_holdout
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
 from tfrec.training.loop import Trainer
 from tfrec.training.objectives import Objective, next_item_in_batch, next_item_softmax
 from tfrec.training.optimizers import Warmup, inner, make_optimizer
 from tfrec.training.strategies import make_strategy
-from tfrec.training.validation import RetrievalScorer, last_items, lists_of, make_holdout
+from tfrec.training.validation import RetrievalScorer
 
 
 @dataclass(frozen=True)
