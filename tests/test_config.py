@@ -88,7 +88,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"model": {"text": "frozen"}}, "features.text.columns must name item columns, or model.text be"),
     (
         {"model": {"text": "lora"}, "features": {"text": {"columns": ["title"]}}},
-        'a text encoder that learns needs train.loss = "in_batch"',
+        'a text encoder that learns needs a train.loss other than "softmax"',
     ),
     ({"train": {"batch": 10, "accumulate": 4}}, "train: train.batch must be a multiple of train.accumulate"),
     ({"train": {"devices": 2}}, "train: train.devices goes with train.strategy"),

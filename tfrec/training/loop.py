@@ -36,7 +36,7 @@ class Trainer:
 
     Args:
         model: compiled with its optimizer, built under ``strategy``.
-        objective: batch -> (sum of losses, sum of weights).
+        objective: batch and "clock", int64 [2] epoch and step -> (sum of losses, sum of weights).
         batches: global batches; each replica gets an equal part.
         strategy: tf.distribute strategy.
         folder: of checkpoints.
@@ -45,6 +45,7 @@ class Trainer:
         accumulate: parts of a replica's batch whose gradients are added before an update.
         clip_norm: largest global norm of the gradient, after all replicas are added.
         checkpoint_steps: steps between checkpoints; 0 = epochs only.
+        jit: whether XLA compiles the step.
     """
 
     model: keras.Model
@@ -57,12 +58,13 @@ class Trainer:
     accumulate: int = 1
     clip_norm: float | None = None
     checkpoint_steps: int = 0
+    jit: bool = False
 
     def __post_init__(self) -> None:
         self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
         self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
         # Autograph would wrap our errors in its own.
-        self._update = tf.function(self._global_step, autograph=False)
+        self._update = tf.function(self._global_step, autograph=False, jit_compile=self.jit or None)
         constant = {
             id(variable)
             for layer in self.model._flatten_layers()
@@ -128,7 +130,7 @@ class Trainer:
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
             callbacks.on_train_batch_begin(step)
-            loss = self._update(batch, tf.constant(step, tf.int64))
+            loss = self._update(batch, tf.constant([epoch, step], tf.int64))
             callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
                 self._check_finite(epoch, step)
@@ -150,17 +152,18 @@ class Trainer:
                 advice="Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept",
             )
 
-    def _global_step(self, batch: Any, step: tf.Tensor) -> tf.Tensor:
-        losses = self.strategy.run(self._replica_step, args=(batch,))
+    def _global_step(self, batch: Any, clock: tf.Tensor) -> tf.Tensor:
+        losses = self.strategy.run(self._replica_step, args=(batch, clock))
         loss = self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
         self._loss.assign_add(loss)
         first_bad = (self._bad_step < 0) & ~tf.math.is_finite(loss)
-        self._bad_step.assign(tf.where(first_bad, step, self._bad_step))
+        self._bad_step.assign(tf.where(first_bad, clock[1], self._bad_step))
         return loss
 
-    def _replica_step(self, batch: Batch) -> tf.Tensor:
+    def _replica_step(self, batch: Batch, clock: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable_variables
-        parts = [self._gradients(part, variables) for part in _split(batch, self.accumulate)]
+        # The parts of a batch share their draws, as replicas do: together they are the objective of the whole.
+        parts = [self._gradients({**part, "clock": clock}, variables) for part in _split(batch, self.accumulate)]
         replicas = tf.distribute.get_replica_context()
         weight = tf.add_n([weight for _, weight, _ in parts])
         weight = tf.maximum(replicas.all_reduce(tf.distribute.ReduceOp.SUM, weight), 1e-12)
