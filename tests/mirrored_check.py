@@ -27,6 +27,21 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "sparse_adagrad", "loss": "in_batch", "clip_norm": 0.5},
     ),
     "lazy_adam in_batch": (PLAIN, {"optimizer": "lazy_adam", "learning_rate": 1e-3, "loss": "in_batch"}),
+    "sgd sampled accumulate clip": (
+        PLAIN,
+        {"optimizer": "sgd", "loss": "sampled_softmax", "negatives": 6, "accumulate": 2, "clip_norm": 0.5},
+    ),
+    "lazy_adam mixed": (
+        PLAIN,
+        {
+            "optimizer": "lazy_adam",
+            "learning_rate": 1e-3,
+            "loss": "sampled_softmax",
+            "negatives": 6,
+            "negative_sampling": "mixed",
+        },
+    ),
+    "sparse_adagrad gbce": (PLAIN, {"optimizer": "sparse_adagrad", "loss": "gbce", "negatives": 6}),
     "rowwise softmax accumulate": (PLAIN, {"optimizer": "rowwise_adagrad", "accumulate": 2}),
     "adam in_batch": (PLAIN, {"optimizer": "adam", "learning_rate": 1e-3, "loss": "in_batch"}),
     "adamw transformer": ({**PLAIN, "history": ["transformer"]}, {"optimizer": "adamw", "learning_rate": 1e-3}),

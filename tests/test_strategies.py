@@ -33,13 +33,24 @@ def assert_equal(report: dict[str, Any], tolerance: float = 1e-5) -> None:
     assert report["falls"] > 0.1
 
 
+# With in_batch, accumulation is another objective by definition: each part has its own candidates.
+QUICK = [
+    "sgd softmax",
+    "adam softmax clip accumulate",
+    "sgd in_batch clip",
+    "adam in_batch",
+    "sgd sampled accumulate clip",
+    "lazy_adam mixed",
+    "sparse_adagrad gbce",
+]
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, Any]:
-    return run("sgd softmax", "adam softmax clip accumulate", "sgd in_batch clip", "adam in_batch")
+    return run(*QUICK)
 
 
-# With in_batch, accumulation is another objective by definition: each part has its own candidates.
-@pytest.mark.parametrize("case", ["sgd softmax", "adam softmax clip accumulate", "sgd in_batch clip", "adam in_batch"])
+@pytest.mark.parametrize("case", QUICK)
 def test_two_replicas_end_as_one_device(case: str, reports: dict[str, Any]) -> None:
     assert reports[case]["steps"] == [20, 20]
     assert_equal(reports[case])

@@ -181,8 +181,6 @@ class Train(Section):
             raise ValueError('train.negatives goes with train.loss = "sampled_softmax" or "gbce", and they need it')
         if self.negative_sampling != "uniform" and self.loss != "sampled_softmax":
             raise ValueError('train.negative_sampling other than "uniform" needs train.loss = "sampled_softmax"')
-        if "calibration" in self.model_fields_set and self.loss != "gbce":
-            raise ValueError('train.calibration needs train.loss = "gbce"')
         if self.jit and self.strategy != "none":
             raise ValueError('train.jit goes with train.strategy = "none"')
         if self.batch % (self.accumulate * max(self.devices, 1)):

@@ -103,6 +103,7 @@ def next_item_gbce(model: TwoTower, drawn: Negatives, calibration: float, static
     """Every position as a binary choice, yes for the target and no for each drawn item.
 
     The paper draws for every position; one draw for all has the same expected gradient, and is one product of matrices.
+    Its logits have any length, cosines do not: log(N − 1), the odds against an item taken at random, is subtracted.
 
     Args:
         model: its item tower runs on the distinct items of the batch and the draw only.
@@ -111,7 +112,12 @@ def next_item_gbce(model: TwoTower, drawn: Negatives, calibration: float, static
         static: shapes that do not depend on values, as XLA needs.
     """
     items = model.sizes["items"]
-    return _sampled(model, drawn, lambda positive, negative, *_: gbce_loss(positive, negative, items, calibration), static)
+    odds = float(np.log(max(items - 1, 1)))
+
+    def loss(positive: tf.Tensor, negative: tf.Tensor, *_: tf.Tensor) -> tf.Tensor:
+        return gbce_loss(positive - odds, negative - odds, items, calibration)
+
+    return _sampled(model, drawn, loss, static)
 
 
 def _sampled(model: TwoTower, drawn: Negatives, loss: SampledLoss, static: bool) -> Objective:
