@@ -29,7 +29,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lazy_adam in_batch": (PLAIN, {"optimizer": "lazy_adam", "learning_rate": 1e-3, "loss": "in_batch"}),
     "sgd sampled accumulate clip": (
         PLAIN,
-        {"optimizer": "sgd", "loss": "sampled_softmax", "negatives": 6, "accumulate": 2, "clip_norm": 0.5},
+        {
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "loss": "sampled_softmax",
+            "negatives": 12,
+            "accumulate": 2,
+            "clip_norm": 1.0,
+        },
     ),
     "lazy_adam mixed": (
         PLAIN,
