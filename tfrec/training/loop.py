@@ -10,12 +10,16 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tfrec.errors import TrainingError
+from tfrec.errors import TfrecError, TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
+from tfrec.training.finite import widest_feature
 from tfrec.training.objectives import Batch, Objective
 from tfrec.training.optimizers import inner
 from tfrec.training.sparse import TouchedRows, merged_slices
+
+
+_LOOK = 100  # steps between looks at the loss: each makes the device wait
 
 
 class Batches(Protocol):
@@ -119,11 +123,18 @@ class Trainer:
             callbacks.on_epoch_begin(epoch)
         self._run_steps(epoch, first_step, callbacks, history)
         logs = {"loss": float(self._loss) / self.batches.steps}
-        logs |= {name: float(value) for name, value in self.validate().items()}
+        logs |= {name: float(value) for name, value in self._validated(epoch).items()}
         callbacks.on_epoch_end(epoch, logs)
         history.append(logs)
         self._loss.assign(0.0)
         self._save(0, history)
+
+    def _validated(self, epoch: int) -> dict[str, float]:
+        try:
+            return self.validate()
+        except TfrecError as error:
+            rule = f"validation after epoch {epoch + 1} failed: {str(error).removesuffix('.')}"
+            raise TrainingError(rule, advice=self._advice()) from error
 
     def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         dataset = self.strategy.experimental_distribute_dataset(self.batches.dataset(epoch, first_step))
@@ -132,6 +143,8 @@ class Trainer:
             callbacks.on_train_batch_begin(step)
             loss = self._update(batch, tf.constant([epoch, step], tf.int64))
             callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
+            if (step + 1) % _LOOK == 0 and int(self._bad_step) >= 0:
+                break
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
                 self._check_finite(epoch, step)
                 self._save(step + 1, history)
@@ -147,10 +160,12 @@ class Trainer:
         if bad_step >= 0 or broken:
             what = "a loss" if bad_step >= 0 else broken[0]
             place = f"epoch {epoch + 1}, step {(bad_step if bad_step >= 0 else step) + 1}"
-            raise TrainingError(
-                f"losses and weights must be finite; {what} was not at {place}",
-                advice="Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept",
-            )
+            raise TrainingError(f"losses and weights must be finite; {what} was not at {place}", advice=self._advice())
+
+    def _advice(self) -> str:
+        how = "Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept"
+        feature = widest_feature(self.model)
+        return f"{feature}. Mend it where that is far from 0. {how}" if feature else how
 
     def _global_step(self, batch: Any, clock: tf.Tensor) -> tf.Tensor:
         losses = self.strategy.run(self._replica_step, args=(batch, clock))
