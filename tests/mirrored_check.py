@@ -22,7 +22,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam", "learning_rate": 1e-3, "clip_norm": 0.5, "accumulate": 2},
     ),
     "sgd in_batch clip": (PLAIN, {"optimizer": "sgd", "loss": "in_batch", "clip_norm": 0.5}),
-    "sparse_adagrad in_batch clip accumulate": (
+    "sparse_adagrad in_batch clip": (
         PLAIN,
         {"optimizer": "sparse_adagrad", "loss": "in_batch", "clip_norm": 0.5},
     ),

@@ -52,7 +52,7 @@ def test_an_alias_table_holds_the_chances_exactly(weights: list[int]) -> None:
     chances = keep.copy()
     np.add.at(chances, alias, 1 - keep)
     np.testing.assert_allclose(chances / len(weights), np.array(weights) / sum(weights), atol=1e-12)
-    assert 0 <= keep.min() and keep.max() <= 1
+    assert keep.min() >= 0 and keep.max() <= 1
 
 
 def test_a_draw_is_a_function_of_seed_epoch_and_step() -> None:

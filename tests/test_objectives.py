@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 import world
+from tiny_encoder import tiny_encoder
 
 from tfrec.errors import TrainingError
+from tfrec.models.text import TextEncoder
 from tfrec.training import objectives, retrieval
 from tfrec.training.loop import Trainer
 
@@ -161,6 +163,7 @@ def compiled_difference(folder: Path, case: str, optimizer: str, model: dict[str
     return world.largest_difference(plain.model, compiled.model)
 
 
+LEARN = ["lora", "full"]
 OPTIMIZERS = ["adamw", "adam", "adagrad", "sgd", "sparse_adagrad", "rowwise_adagrad", "lazy_adam"]
 
 
@@ -177,10 +180,24 @@ def test_every_step_compiles_under_xla_with_equal_weights(tmp_path: Path, case: 
     assert compiled_difference(tmp_path, case, optimizer) < 1e-5
 
 
-def test_a_transformer_s_step_compiles_under_xla(tmp_path: Path) -> None:
-    model = {"history": ["decay", "transformer"], "embedding_dropout": 0.1, "dropout": 0.1}
-    history = make(tmp_path, "uniform", model, jit=True, optimizer="lazy_adam", clip_norm=1.0).fit(3)
+@pytest.mark.parametrize(
+    ("text", "case"), [("frozen", "uniform"), *(pytest.param(how, "gbce", marks=pytest.mark.slow) for how in LEARN)]
+)
+def test_a_transformer_over_texts_compiles_under_xla(tmp_path: Path, text: str, case: str) -> None:
+    model = {"history": ["decay", "transformer"], "embedding_dropout": 0.1, "dropout": 0.1, "text": text}
+    config = world.settings(model, **{**CASES[case], "jit": True, "optimizer": "lazy_adam", "clip_norm": 1.0})
+    trainer = world.make_trainer(config, world.retrieval_data(config, EVENTS, **texts(tmp_path, text)), tmp_path)
+    history = trainer.fit(3)
     assert history[-1]["loss"] < history[0]["loss"]
+
+
+def texts(folder: Path, how: str) -> dict[str, Any]:
+    random = np.random.default_rng(0)
+    if how == "frozen":
+        return {"item_columns": {"text": random.normal(size=(ITEMS + 1, 12)).astype("float32")}}
+    tiny_encoder(folder / "encoder", ["red", "shoe"])
+    encoder = TextEncoder.from_preset(str(folder / "encoder"), how, 2, precision="float32", dtype="float32")
+    return {"item_columns": {"tokens": random.integers(1, 5, (ITEMS + 1, 4)).astype("int32")}, "encoder": encoder}
 
 
 def test_more_gbce_negatives_than_items_are_refused(tmp_path: Path) -> None:

@@ -60,10 +60,14 @@ def test_a_mirrored_training_resumes_exactly(reports: dict[str, Any]) -> None:
     assert reports["resumed"] == 0.0
 
 
+SLOW = ["adamw transformer", "sparse_adagrad in_batch clip", "lazy_adam in_batch", "rowwise softmax accumulate"]
+
+
 @pytest.mark.slow
-def test_two_replicas_with_a_transformer_and_with_float16() -> None:
-    reports = run("adamw transformer", "float16 clip")
-    assert_equal(reports["adamw transformer"])
+def test_two_replicas_with_a_transformer_sparse_optimizers_and_float16() -> None:
+    reports = run(*SLOW, "float16 clip")
+    for case in SLOW:
+        assert_equal(reports[case])
     assert_equal(reports["float16 clip"], tolerance=1e-3)
 
 

@@ -150,7 +150,8 @@ class Train(Section):
     batch: int = Field(default=128, ge=1, description="global batch, in rows")
     accumulate: int = Field(default=1, ge=1, description="gradient accumulation: parts of a batch")
     optimizer: Literal["adamw", "adam", "adagrad", "sgd", "sparse_adagrad", "rowwise_adagrad", "lazy_adam"] = Field(
-        default="adamw", description="the last three touch only the embedding rows of a batch: for losses other than softmax"
+        default="adamw",
+        description="the last three touch only the embedding rows of a batch: for losses other than softmax",
     )
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(

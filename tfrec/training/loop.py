@@ -18,7 +18,6 @@ from tfrec.training.objectives import Batch, Objective
 from tfrec.training.optimizers import inner
 from tfrec.training.sparse import TouchedRows, merged_slices
 
-
 _LOOK = 100  # steps between looks at the loss: each makes the device wait
 
 
