@@ -14,7 +14,7 @@ from tiny_encoder import tiny_encoder
 
 from tfrec.errors import TrainingError
 from tfrec.models.text import TextEncoder
-from tfrec.training import objectives, retrieval
+from tfrec.training import retrieval
 from tfrec.training.loop import Trainer
 
 CASES: dict[str, dict[str, Any]] = {
@@ -203,12 +203,3 @@ def texts(folder: Path, how: str) -> dict[str, Any]:
 def test_more_gbce_negatives_than_items_are_refused(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="1 to 29 negatives from a catalogue of 30; got 30"):
         make(tmp_path, "gbce", negatives=ITEMS).fit(1)
-
-
-def test_static_rows_are_those_of_unique() -> None:
-    ids = tf.constant([5, 2, 5, 0, 2])
-    rows, place = objectives._distinct(ids, 9, static=True)
-    assert rows.shape == (5,)
-    assert set(rows.numpy()) == {0, 2, 5}
-    np.testing.assert_array_equal(tf.gather(rows, place), ids)
-    assert objectives._distinct(ids, 4, static=True)[0].shape == (4,)

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrec.errors import TrainingError
-from tfrec.training.sparse import LazyAdam, RowwiseAdagrad, SparseAdagrad, merge_rows, merged_slices
+from tfrec.training.sparse import LazyAdam, RowwiseAdagrad, SparseAdagrad, distinct_rows, merge_rows, merged_slices
 
 ALL = [SparseAdagrad, RowwiseAdagrad, LazyAdam]
 # Below and above the number of ids of a batch: the two ways of merging.
@@ -84,6 +84,16 @@ def test_merged_rows_equal_a_dictionary(ids: list[int], rows: int, static: bool)
         np.testing.assert_allclose(total, expected[row], rtol=1e-5, atol=1e-5)
     assert not merged[1][~present].any()
     assert len(merged[0]) == (min(len(ids), rows) if static else len(ids))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.sampled_from([10, 40]))
+def test_distinct_rows_are_those_of_a_set(ids: list[int], most: int) -> None:
+    rows, place, count = distinct_rows(tf.constant(ids), most)
+    assert rows.shape == (min(len(ids), most),)
+    assert (int(count), sorted(rows.numpy()[: int(count)])) == (len(set(ids)), sorted(set(ids)))
+    assert set(rows.numpy()) == set(ids)
+    np.testing.assert_array_equal(tf.gather(rows, place), ids)
 
 
 def test_the_norm_of_merged_rows_is_that_of_the_dense_gradient() -> None:

@@ -13,8 +13,9 @@ import tensorflow as tf
 from tfrec.errors import TfrecError, TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
+from tfrec.training.candidates import Batch
 from tfrec.training.finite import widest_feature
-from tfrec.training.objectives import Batch, Objective
+from tfrec.training.objectives import Objective
 from tfrec.training.optimizers import inner
 from tfrec.training.sparse import TouchedRows, merged_slices
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from collections.abc import Callable
 
 import numpy as np
 import tensorflow as tf
@@ -12,10 +11,8 @@ from tfrec.models.blocked_softmax import Softmax, in_batch, in_batch_counted, ov
 from tfrec.models.losses import gbce_loss, in_batch_loss, sampled_softmax_loss
 from tfrec.models.negatives import Negatives, mixed_chances, remove_hits
 from tfrec.models.two_tower import TwoTower
-from tfrec.training.sparse import distinct_rows
+from tfrec.training.candidates import Batch, CandidateRows, candidate_rows, positions, without_padding
 
-# Beside the columns, "clock": int64 [2], epoch and step, from which random draws follow.
-Batch = Mapping[str, tf.Tensor]
 # Sums, not means: only the trainer knows the weight of the global batch.
 Objective = Callable[[Batch], tuple[tf.Tensor, tf.Tensor]]
 # (positive [M], negative [M, K] logits, targets [M], negatives [K]) -> [M]
@@ -33,9 +30,9 @@ def next_item_softmax(model: TwoTower, static: bool = False) -> Objective:
 
     def objective(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         items = model.item_vectors(catalogue, training=True)  # [N + 1, d]
-        users, targets = _positions(model, tf.gather(items, batch["history"]), batch)
+        users, targets = positions(model, tf.gather(items, batch["history"]), batch)
         # Most histories are shorter than a row: padding must not be multiplied with the whole catalogue.
-        users, targets = (users, targets) if static else _without_padding(targets, users, targets)
+        users, targets = (users, targets) if static else without_padding(targets, users, targets)
         weights = tf.cast(targets > 0, tf.float32)
         softmax = over_catalogue(users, items, tf.maximum(targets, 1), model.temperature)
         return softmax.weighted_sum(weights), tf.reduce_sum(weights)
@@ -62,8 +59,8 @@ def next_item_in_batch(
     share = tf.constant(target_counts / max(target_counts.sum(), 1), tf.float32)
 
     def objective(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = _candidate_rows(model, batch, drawn, static)
-        users, targets = _positions(model, rows.history, batch)
+        rows = candidate_rows(model, batch, drawn, static)
+        users, targets = positions(model, rows.history, batch)
         weights = tf.cast(targets > 0, tf.float32)
         if not hard_negatives and _one_replica():
             chances = _chances(share, rows.ids, tf.reduce_sum(weights), drawn)
@@ -122,10 +119,10 @@ def next_item_gbce(model: TwoTower, drawn: Negatives, calibration: float, static
 
 def _sampled(model: TwoTower, drawn: Negatives, loss: SampledLoss, static: bool) -> Objective:
     def objective(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-        rows = _candidate_rows(model, batch, drawn, static)
-        users, targets = _positions(model, rows.history, batch)
+        rows = candidate_rows(model, batch, drawn, static)
+        users, targets = positions(model, rows.history, batch)
         given = users, rows.own, targets
-        users, own, targets = given if static else _without_padding(targets, *given)
+        users, own, targets = given if static else without_padding(targets, *given)
         users *= model.temperature
         ids = tf.gather(rows.ids, rows.others)
         positive = tf.reduce_sum(users * tf.gather(rows.vectors, own), axis=1)  # [M]
@@ -136,39 +133,7 @@ def _sampled(model: TwoTower, drawn: Negatives, loss: SampledLoss, static: bool)
     return objective
 
 
-class _Rows(NamedTuple):
-    """Vectors [C, d] of the items ``ids`` [C], where targets [M] and drawn items [K] are among them, and of histories
-    [B, L, d]."""
-
-    ids: tf.Tensor
-    vectors: tf.Tensor
-    own: tf.Tensor
-    others: tf.Tensor
-    history: tf.Tensor
-
-
-def _candidate_rows(model: TwoTower, batch: Batch, drawn: Negatives | None, static: bool) -> _Rows:
-    """The item tower on each distinct item of a batch and its negatives."""
-    wanted, history = tf.reshape(batch["target"], [-1]), batch["history"]
-    others = drawn.draw(batch["clock"]) if drawn else wanted[:0]
-    most = model.sizes["items"] + 1
-    ids, place = _distinct(tf.concat([wanted, others], axis=0), most, static)
-    rows, read = _distinct(tf.concat([ids, tf.reshape(history, [-1])], axis=0), most, static)
-    vectors, count = model.item_vectors(rows, training=True), tf.size(ids)
-    histories = tf.reshape(tf.gather(vectors, read[count:]), [*history.shape, model.settings.dimension])
-    size = tf.size(wanted)
-    return _Rows(ids, tf.gather(vectors, read[:count]), place[:size], place[size:], histories)
-
-
-def _distinct(ids: tf.Tensor, most: int, static: bool) -> tuple[tf.Tensor, tf.Tensor]:
-    if static:
-        return distinct_rows(ids, most)[:2]
-    # Fewer rows than shapes alone allow: a batch of a small catalogue repeats its items.
-    rows, place = tf.unique(ids)
-    return rows, place
-
-
-def _counted(model: TwoTower, users: tf.Tensor, weights: tf.Tensor, rows: _Rows, chances: tf.Tensor) -> Softmax:
+def _counted(model: TwoTower, users: tf.Tensor, weights: tf.Tensor, rows: CandidateRows, chances: tf.Tensor) -> Softmax:
     draws = tf.concat([weights, tf.ones_like(rows.others, tf.float32)], axis=0)
     places = tf.concat([rows.own, rows.others], axis=0)
     counts = tf.math.unsorted_segment_sum(draws, places, tf.size(rows.ids))
@@ -180,18 +145,6 @@ def _chances(share: tf.Tensor, ids: tf.Tensor, own: tf.Tensor, drawn: Negatives 
     if drawn is None:
         return in_batch
     return mixed_chances(in_batch, own, tf.gather(drawn.chances, ids), drawn.number)
-
-
-def _without_padding(targets: tf.Tensor, *columns: tf.Tensor) -> list[tf.Tensor]:
-    kept = tf.where(targets > 0)[:, 0]
-    return [tf.gather(column, kept) for column in columns]
-
-
-def _positions(model: TwoTower, items: tf.Tensor, batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
-    """User vectors [M, d] and targets [M] of all target positions, M = B · T."""
-    users = model.user_vectors(items, batch["history"] > 0, batch["user"], training=True)
-    users = users[:, -batch["target"].shape[1] :]  # [B, T, d]
-    return tf.reshape(users, [-1, users.shape[-1]]), tf.reshape(batch["target"], [-1])
 
 
 def _one_replica() -> bool:
