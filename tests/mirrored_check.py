@@ -22,11 +22,33 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"optimizer": "adam", "learning_rate": 1e-3, "clip_norm": 0.5, "accumulate": 2},
     ),
     "sgd in_batch clip": (PLAIN, {"optimizer": "sgd", "loss": "in_batch", "clip_norm": 0.5}),
-    "sparse_adagrad in_batch clip accumulate": (
+    "sparse_adagrad in_batch clip": (
         PLAIN,
         {"optimizer": "sparse_adagrad", "loss": "in_batch", "clip_norm": 0.5},
     ),
     "lazy_adam in_batch": (PLAIN, {"optimizer": "lazy_adam", "learning_rate": 1e-3, "loss": "in_batch"}),
+    "sgd sampled accumulate clip": (
+        PLAIN,
+        {
+            "optimizer": "sgd",
+            "learning_rate": 0.1,
+            "loss": "sampled_softmax",
+            "negatives": 12,
+            "accumulate": 2,
+            "clip_norm": 1.0,
+        },
+    ),
+    "lazy_adam mixed": (
+        PLAIN,
+        {
+            "optimizer": "lazy_adam",
+            "learning_rate": 1e-3,
+            "loss": "sampled_softmax",
+            "negatives": 6,
+            "negative_sampling": "mixed",
+        },
+    ),
+    "sparse_adagrad gbce": (PLAIN, {"optimizer": "sparse_adagrad", "loss": "gbce", "negatives": 6}),
     "rowwise softmax accumulate": (PLAIN, {"optimizer": "rowwise_adagrad", "accumulate": 2}),
     "adam in_batch": (PLAIN, {"optimizer": "adam", "learning_rate": 1e-3, "loss": "in_batch"}),
     "adamw transformer": ({**PLAIN, "history": ["transformer"]}, {"optimizer": "adamw", "learning_rate": 1e-3}),

@@ -37,7 +37,9 @@ class Kill(keras.callbacks.Callback):
 
 
 def make(folder: Path, kill: int) -> Trainer:
-    config = world.settings({"user_id": True}, batch=4, checkpoint_steps=1, learning_rate=0.02)
+    # Negatives are drawn anew at every step: after a restart they must be the same ones.
+    sampled = {"loss": "sampled_softmax", "negatives": 5, "negative_sampling": "popularity", "optimizer": "lazy_adam"}
+    config = world.settings({"user_id": True}, batch=4, checkpoint_steps=1, learning_rate=0.02, **sampled)
     data = world.retrieval_data(config, world.checkerboard(16, 12, 2, seed=1, events=6))
     folder.mkdir(parents=True, exist_ok=True)
     monitor = {"monitor": "val_ndcg@10", "mode": "max"}

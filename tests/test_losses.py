@@ -3,11 +3,13 @@ from __future__ import annotations
 import math
 
 import numpy as np
+import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.models.losses import in_batch_loss, softmax_loss
+from tfrec.errors import TrainingError
+from tfrec.models.losses import gbce_loss, in_batch_loss, sampled_softmax_loss, softmax_loss
 
 E1, E2 = [1.0, 0.0], [0.0, 1.0]
 
@@ -110,3 +112,71 @@ def test_all_negatives_as_hard_ones_are_the_whole_batch() -> None:
     vectors = [tf.constant(random.normal(size=(5, 3)), tf.float32) for _ in range(2)]
     given = *vectors, tf.range(5), tf.constant([1, 2, 2, 3, 4]), tf.ones([5]) / 5, tf.constant(2.0)
     np.testing.assert_allclose(in_batch_loss(*given, hard_negatives=4), in_batch_loss(*given), rtol=1e-5)
+
+
+def test_sampled_softmax_by_hand() -> None:
+    """Twice as likely to be drawn is half the weight; a negative that is the target adds nothing."""
+    loss = sampled_softmax_loss(
+        tf.constant([1.0]), tf.constant([[2.0, -1e9, 0.5]]), tf.constant([0.5]), tf.constant([0.25, 0.5, 0.1])
+    )
+    own, others = math.exp(1.0) / 0.5, math.exp(2.0) / 0.25 + math.exp(0.5) / 0.1
+    np.testing.assert_allclose(loss, [math.log((own + others) / own)], rtol=1e-6)
+
+
+def test_sampled_softmax_of_every_other_item_is_the_softmax() -> None:
+    logits = tf.constant([0.3, -1.0, 2.0, 0.7])
+    loss = sampled_softmax_loss(logits[:1], logits[None, 1:], tf.constant([0.25]), tf.fill([3], 0.25))
+    expected = tf.nn.sparse_softmax_cross_entropy_with_logits([0], logits[None])
+    np.testing.assert_allclose(loss, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(("corrected", "still"), [(True, True), (False, False)])
+def test_sampled_softmax_is_least_at_the_chances_of_items(corrected: bool, still: bool) -> None:
+    """With the correction, and only with it, popular negatives do not bend the logits that are learned."""
+    chances, q = np.array([0.5, 0.3, 0.2]), np.array([0.7, 0.2, 0.1])
+    logits = tf.constant(np.log(chances), tf.float32)
+    given = tf.constant(q if corrected else np.ones(3) / 3, tf.float32)
+    pairs = [(t, n) for t in range(3) for n in range(3) if n != t]
+    with tf.GradientTape() as tape:
+        tape.watch(logits)
+        loss = sum(
+            chances[t] * q[n] * sampled_softmax_loss(logits[t : t + 1], logits[None, n : n + 1], *_at(given, t, n))
+            for t, n in pairs
+        )
+    slope = tape.gradient(loss, logits).numpy()
+    assert (np.abs(slope).max() < 1e-7) == still, slope
+
+
+def _at(values: tf.Tensor, target: int, negative: int) -> tuple[tf.Tensor, tf.Tensor]:
+    return values[target : target + 1], values[negative : negative + 1]
+
+
+def test_gbce_by_hand() -> None:
+    """N = 101 and K = 10 give α = 0.1; t = 0.75 gives β = 0.1 (0.75 (1 − 10) + 10) = 0.325."""
+    loss = gbce_loss(tf.constant([2.0]), tf.zeros([1, 10]), 101, 0.75)
+    np.testing.assert_allclose(loss, [(0.325 * np.log(1 + np.exp(-2.0)) + 10 * np.log(2.0)) / 11], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("calibration", "count", "beta"), [(0.0, 10, 1.0), (1.0, 10, 0.1), (1.0, 100, 1.0)])
+def test_gbce_spans_from_binary_cross_entropy_to_the_sampling_rate(calibration: float, count: int, beta: float) -> None:
+    loss = gbce_loss(tf.constant([-1.0]), tf.fill([1, count], -1e9), 101, calibration)
+    np.testing.assert_allclose(loss, [beta * np.log(1 + np.e) / (count + 1)], rtol=1e-5)
+
+
+def test_calibrated_gbce_is_least_at_the_softmax_probability() -> None:
+    """One user context whose items have chances p: with t = 1 the best logits are σ(s) = p (theorem of the paper)."""
+    chances, items, count = np.array([0.6, 0.3, 0.1]), 3, 2
+    negative = tf.constant(np.array([[1, 2], [0, 2], [0, 1]]))  # all others: K = N − 1, α = 1
+    logits = tf.Variable(tf.zeros(3))
+    for _ in range(400):
+        with tf.GradientTape() as tape:
+            losses = gbce_loss(logits[:], tf.gather(logits, negative), items, 1.0)
+            loss = tf.reduce_sum(tf.constant(chances, tf.float32) * losses) * (count + 1)
+        logits.assign_sub(2.0 * tf.convert_to_tensor(tape.gradient(loss, logits)))
+    np.testing.assert_allclose(tf.sigmoid(logits), chances, atol=1e-3)
+
+
+@pytest.mark.parametrize("count", [0, 101])
+def test_gbce_refuses_what_its_formula_does_not_cover(count: int) -> None:
+    with pytest.raises(TrainingError, match=f"gbce must draw 1 to 100 negatives from a catalogue of 101; got {count}"):
+        gbce_loss(tf.zeros([1]), tf.zeros([1, count]), 101, 0.5)

@@ -105,8 +105,18 @@ def test_further_callbacks_are_made_for_both_trainings(tmp_path: Path) -> None:
     assert list((tmp_path / "select" / "tensorboard").rglob("events.*"))
 
 
-def test_in_batch_learns_the_blocks_too(tmp_path: Path) -> None:
-    train = CONFIG.train.model_copy(update={"loss": "in_batch", "targets": "last", "refit": False, "batch": 32})
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {"loss": "in_batch"},
+        {"loss": "sampled_softmax", "negatives": 16, "negative_sampling": "popularity"},
+        {"loss": "sampled_softmax", "negatives": 16, "negative_sampling": "mixed"},
+        {"loss": "gbce", "negatives": 16},
+    ],
+    ids=["in_batch", "popularity", "mixed", "gbce"],
+)
+def test_other_losses_learn_the_blocks_too(tmp_path: Path, loss: dict[str, object]) -> None:
+    train = CONFIG.train.model_copy(update={**loss, "targets": "last", "refit": False, "batch": 32})
     config: Config = CONFIG.model_copy(update={"train": train})
     assert share_of_own_block(fit(config, data(), tmp_path).final) > 0.9
 

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tfrec.errors import TrainingError
-from tfrec.training.sparse import LazyAdam, RowwiseAdagrad, SparseAdagrad, merge_rows, merged_slices
+from tfrec.training.sparse import LazyAdam, RowwiseAdagrad, SparseAdagrad, distinct_rows, merge_rows, merged_slices
 
 ALL = [SparseAdagrad, RowwiseAdagrad, LazyAdam]
 # Below and above the number of ids of a batch: the two ways of merging.
@@ -86,6 +86,16 @@ def test_merged_rows_equal_a_dictionary(ids: list[int], rows: int, static: bool)
     assert len(merged[0]) == (min(len(ids), rows) if static else len(ids))
 
 
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.integers(0, 9), min_size=1, max_size=30), st.sampled_from([10, 40]))
+def test_distinct_rows_are_those_of_a_set(ids: list[int], most: int) -> None:
+    rows, place, count = distinct_rows(tf.constant(ids), most)
+    assert rows.shape == (min(len(ids), most),)
+    assert (int(count), sorted(rows.numpy()[: int(count)])) == (len(set(ids)), sorted(set(ids)))
+    assert set(rows.numpy()) == set(ids)
+    np.testing.assert_array_equal(tf.gather(rows, place), ids)
+
+
 def test_the_norm_of_merged_rows_is_that_of_the_dense_gradient() -> None:
     slices = tf.IndexedSlices(tf.constant([[3.0], [1.0], [-3.0]]), tf.constant([5, 2, 5]), tf.constant([9, 1]))
     merged = merged_slices(slices, 9)
@@ -101,17 +111,20 @@ def test_sparse_adagrad_equals_keras_adagrad(rows: int) -> None:
 
 @pytest.mark.parametrize("rows", ROWS)
 @pytest.mark.parametrize("decay", [None, 0.1])
-def test_one_lazy_adam_step_equals_keras_on_read_rows(rows: int, decay: float | None) -> None:
+@pytest.mark.parametrize(
+    ("ours", "dense"), [(LazyAdam, keras.optimizers.Adam), (SparseAdagrad, keras.optimizers.Adagrad)]
+)
+def test_one_step_equals_keras_on_read_rows(ours: Any, dense: Any, rows: int, decay: float | None) -> None:
     ids = tf.constant(batches(rows)[0])
     read = np.unique(ids)
     results = []
-    for optimizer in (LazyAdam(0.1, weight_decay=decay), keras.optimizers.Adam(0.1, weight_decay=decay)):
+    for optimizer in (ours(0.1, weight_decay=decay), dense(0.1, weight_decay=decay)):
         values = variables(rows)
         found = gradients(values, ids)
-        sparse = isinstance(optimizer, LazyAdam)
-        optimizer.apply(found if sparse else [tf.convert_to_tensor(g) for g in found], values)
+        optimizer.apply(found if isinstance(optimizer, ours) else [tf.convert_to_tensor(g) for g in found], values)
         results.append([v.numpy() for v in values])
-    close([results[0][0][read], *results[0][1:]], [results[1][0][read], *results[1][1:]])
+    for one, other in zip([results[0][0][read], *results[0][1:]], [results[1][0][read], *results[1][1:]], strict=True):
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-6)
 
 
 def test_lazy_adam_equals_adam_while_every_row_is_read() -> None:

@@ -33,13 +33,24 @@ def assert_equal(report: dict[str, Any], tolerance: float = 1e-5) -> None:
     assert report["falls"] > 0.1
 
 
+# With in_batch, accumulation is another objective by definition: each part has its own candidates.
+QUICK = [
+    "sgd softmax",
+    "adam softmax clip accumulate",
+    "sgd in_batch clip",
+    "adam in_batch",
+    "sgd sampled accumulate clip",
+    "lazy_adam mixed",
+    "sparse_adagrad gbce",
+]
+
+
 @pytest.fixture(scope="module")
 def reports() -> dict[str, Any]:
-    return run("sgd softmax", "adam softmax clip accumulate", "sgd in_batch clip", "adam in_batch")
+    return run(*QUICK)
 
 
-# With in_batch, accumulation is another objective by definition: each part has its own candidates.
-@pytest.mark.parametrize("case", ["sgd softmax", "adam softmax clip accumulate", "sgd in_batch clip", "adam in_batch"])
+@pytest.mark.parametrize("case", QUICK)
 def test_two_replicas_end_as_one_device(case: str, reports: dict[str, Any]) -> None:
     assert reports[case]["steps"] == [20, 20]
     assert_equal(reports[case])
@@ -49,10 +60,14 @@ def test_a_mirrored_training_resumes_exactly(reports: dict[str, Any]) -> None:
     assert reports["resumed"] == 0.0
 
 
+SLOW = ["adamw transformer", "sparse_adagrad in_batch clip", "lazy_adam in_batch", "rowwise softmax accumulate"]
+
+
 @pytest.mark.slow
-def test_two_replicas_with_a_transformer_and_with_float16() -> None:
-    reports = run("adamw transformer", "float16 clip")
-    assert_equal(reports["adamw transformer"])
+def test_two_replicas_with_a_transformer_sparse_optimizers_and_float16() -> None:
+    reports = run(*SLOW, "float16 clip")
+    for case in SLOW:
+        assert_equal(reports[case])
     assert_equal(reports["float16 clip"], tolerance=1e-3)
 
 

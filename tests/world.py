@@ -86,6 +86,7 @@ def make_trainer(config: Config, data: RetrievalData, folder: Path, callbacks: S
         accumulate=config.train.accumulate,
         clip_norm=config.train.clip_norm,
         checkpoint_steps=config.train.checkpoint_steps,
+        jit=config.train.jit,
     )
 
 

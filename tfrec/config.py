@@ -133,7 +133,16 @@ class Model(Section):
 class Train(Section):
     strategy: Literal["none", "mirrored"] = "none"
     devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
-    loss: Literal["softmax", "in_batch"] = Field(default="softmax", description="over the catalogue, or the batch")
+    loss: Literal["softmax", "in_batch", "sampled_softmax", "gbce"] = Field(
+        default="softmax", description="against the catalogue, the batch, or drawn negatives (gbce is gSASRec's)"
+    )
+    negatives: int = Field(default=0, ge=0, description="sampled_softmax, gbce: drawn a step, for all positions")
+    negative_sampling: Literal["uniform", "popularity", "mixed"] = Field(
+        default="uniform", description="sampled_softmax: how they are drawn; mixed = uniform ones beside the batch"
+    )
+    calibration: float = Field(
+        default=0.75, ge=0, le=1, description="gbce: from 0, binary cross-entropy, to 1, chances as of softmax"
+    )
     hard_negatives: int = Field(default=0, ge=0, description="in_batch: most negatives of a row; 0 = the batch")
     targets: Literal["all", "last"] = Field(default="all", description="every position of a history, or the last")
     windows: int = Field(default=2, ge=1, description="random windows an epoch for histories longer than one")
@@ -141,7 +150,8 @@ class Train(Section):
     batch: int = Field(default=128, ge=1, description="global batch, in rows")
     accumulate: int = Field(default=1, ge=1, description="gradient accumulation: parts of a batch")
     optimizer: Literal["adamw", "adam", "adagrad", "sgd", "sparse_adagrad", "rowwise_adagrad", "lazy_adam"] = Field(
-        default="adamw", description="the last three touch only the embedding rows of a batch: for loss in_batch"
+        default="adamw",
+        description="the last three touch only the embedding rows of a batch: for losses other than softmax",
     )
     learning_rate: float = Field(default=2e-3, gt=0)
     weight_decay: float = Field(
@@ -152,6 +162,7 @@ class Train(Section):
     warmup_steps: int = Field(default=50, ge=0)
     clip_norm: float | None = Field(default=None, gt=0, description="largest global gradient norm")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
+    jit: bool = Field(default=False, description="compile the step with XLA, in static shapes")
     monitor: str = Field(
         default="ndcg@10",
         pattern=r"^(hr|ndcg|mrr|recall|map)@[1-9]\d*$",
@@ -167,6 +178,12 @@ class Train(Section):
     def _parts_are_whole(self) -> Train:
         if self.hard_negatives and self.loss != "in_batch":
             raise ValueError('train.hard_negatives needs train.loss = "in_batch"')
+        if bool(self.negatives) != (self.loss in ("sampled_softmax", "gbce")):
+            raise ValueError('train.negatives goes with train.loss = "sampled_softmax" or "gbce", and they need it')
+        if self.negative_sampling != "uniform" and self.loss != "sampled_softmax":
+            raise ValueError('train.negative_sampling other than "uniform" needs train.loss = "sampled_softmax"')
+        if self.jit and self.strategy != "none":
+            raise ValueError('train.jit goes with train.strategy = "none"')
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
         if self.devices and self.strategy == "none":
@@ -220,7 +237,7 @@ class Config(Section):
         if self.model.text != "none" and not self.features.text.columns:
             raise ValueError('features.text.columns must name item columns, or model.text be "none"')
         if self.train.loss == "softmax" and self.model.text in ("lora", "full"):
-            raise ValueError('a text encoder that learns needs train.loss = "in_batch"')
+            raise ValueError('a text encoder that learns needs a train.loss other than "softmax"')
         return self
 
 

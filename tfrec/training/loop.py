@@ -10,12 +10,16 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tfrec.errors import TrainingError
+from tfrec.errors import TfrecError, TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
-from tfrec.training.objectives import Batch, Objective
+from tfrec.training.candidates import Batch
+from tfrec.training.finite import widest_feature
+from tfrec.training.objectives import Objective
 from tfrec.training.optimizers import inner
 from tfrec.training.sparse import TouchedRows, merged_slices
+
+_LOOK = 100  # steps between looks at the loss: each makes the device wait
 
 
 class Batches(Protocol):
@@ -36,7 +40,7 @@ class Trainer:
 
     Args:
         model: compiled with its optimizer, built under ``strategy``.
-        objective: batch -> (sum of losses, sum of weights).
+        objective: batch and "clock", int64 [2] epoch and step -> (sum of losses, sum of weights).
         batches: global batches; each replica gets an equal part.
         strategy: tf.distribute strategy.
         folder: of checkpoints.
@@ -45,6 +49,7 @@ class Trainer:
         accumulate: parts of a replica's batch whose gradients are added before an update.
         clip_norm: largest global norm of the gradient, after all replicas are added.
         checkpoint_steps: steps between checkpoints; 0 = epochs only.
+        jit: whether XLA compiles the step.
     """
 
     model: keras.Model
@@ -57,12 +62,13 @@ class Trainer:
     accumulate: int = 1
     clip_norm: float | None = None
     checkpoint_steps: int = 0
+    jit: bool = False
 
     def __post_init__(self) -> None:
         self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
         self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
         # Autograph would wrap our errors in its own.
-        self._update = tf.function(self._global_step, autograph=False)
+        self._update = tf.function(self._global_step, autograph=False, jit_compile=self.jit or None)
         constant = {
             id(variable)
             for layer in self.model._flatten_layers()
@@ -117,19 +123,28 @@ class Trainer:
             callbacks.on_epoch_begin(epoch)
         self._run_steps(epoch, first_step, callbacks, history)
         logs = {"loss": float(self._loss) / self.batches.steps}
-        logs |= {name: float(value) for name, value in self.validate().items()}
+        logs |= {name: float(value) for name, value in self._validated(epoch).items()}
         callbacks.on_epoch_end(epoch, logs)
         history.append(logs)
         self._loss.assign(0.0)
         self._save(0, history)
+
+    def _validated(self, epoch: int) -> dict[str, float]:
+        try:
+            return self.validate()
+        except TfrecError as error:
+            rule = f"validation after epoch {epoch + 1} failed: {str(error).removesuffix('.')}"
+            raise TrainingError(rule, advice=self._advice()) from error
 
     def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         dataset = self.strategy.experimental_distribute_dataset(self.batches.dataset(epoch, first_step))
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
             callbacks.on_train_batch_begin(step)
-            loss = self._update(batch, tf.constant(step, tf.int64))
+            loss = self._update(batch, tf.constant([epoch, step], tf.int64))
             callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
+            if (step + 1) % _LOOK == 0 and int(self._bad_step) >= 0:
+                break
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
                 self._check_finite(epoch, step)
                 self._save(step + 1, history)
@@ -145,22 +160,25 @@ class Trainer:
         if bad_step >= 0 or broken:
             what = "a loss" if bad_step >= 0 else broken[0]
             place = f"epoch {epoch + 1}, step {(bad_step if bad_step >= 0 else step) + 1}"
-            raise TrainingError(
-                f"losses and weights must be finite; {what} was not at {place}",
-                advice="Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept",
-            )
+            raise TrainingError(f"losses and weights must be finite; {what} was not at {place}", advice=self._advice())
 
-    def _global_step(self, batch: Any, step: tf.Tensor) -> tf.Tensor:
-        losses = self.strategy.run(self._replica_step, args=(batch,))
+    def _advice(self) -> str:
+        how = "Lower train.learning_rate or set train.clip_norm; the checkpoint before it is kept"
+        feature = widest_feature(self.model)
+        return f"{feature}. Mend it where that is far from 0. {how}" if feature else how
+
+    def _global_step(self, batch: Any, clock: tf.Tensor) -> tf.Tensor:
+        losses = self.strategy.run(self._replica_step, args=(batch, clock))
         loss = self.strategy.reduce(tf.distribute.ReduceOp.SUM, losses, axis=None)
         self._loss.assign_add(loss)
         first_bad = (self._bad_step < 0) & ~tf.math.is_finite(loss)
-        self._bad_step.assign(tf.where(first_bad, step, self._bad_step))
+        self._bad_step.assign(tf.where(first_bad, clock[1], self._bad_step))
         return loss
 
-    def _replica_step(self, batch: Batch) -> tf.Tensor:
+    def _replica_step(self, batch: Batch, clock: tf.Tensor) -> tf.Tensor:
         variables = self.model.trainable_variables
-        parts = [self._gradients(part, variables) for part in _split(batch, self.accumulate)]
+        # The parts of a batch share their draws, as replicas do: together they are the objective of the whole.
+        parts = [self._gradients({**part, "clock": clock}, variables) for part in _split(batch, self.accumulate)]
         replicas = tf.distribute.get_replica_context()
         weight = tf.add_n([weight for _, weight, _ in parts])
         weight = tf.maximum(replicas.all_reduce(tf.distribute.ReduceOp.SUM, weight), 1e-12)

@@ -13,10 +13,17 @@ from tfrec.config import Config
 from tfrec.data.batches import HistoryBatches
 from tfrec.errors import TrainingError
 from tfrec.evaluation.holdouts import last_items, lists_of, make_holdout
+from tfrec.models.negatives import Negatives
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
 from tfrec.training.loop import Trainer
-from tfrec.training.objectives import Objective, next_item_in_batch, next_item_softmax
+from tfrec.training.objectives import (
+    Objective,
+    next_item_gbce,
+    next_item_in_batch,
+    next_item_sampled_softmax,
+    next_item_softmax,
+)
 from tfrec.training.optimizers import Warmup, inner, make_optimizer
 from tfrec.training.strategies import make_strategy
 from tfrec.training.validation import RetrievalScorer
@@ -141,6 +148,7 @@ def _train(
         accumulate=settings.accumulate,
         clip_norm=settings.clip_norm,
         checkpoint_steps=settings.checkpoint_steps,
+        jit=settings.jit,
     )
     return model, trainer.fit(epochs)
 
@@ -158,10 +166,19 @@ def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> Hi
 
 
 def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches) -> Objective:
-    if config.train.loss == "softmax":
-        return next_item_softmax(model)
+    settings = config.train
+    if settings.loss == "softmax":
+        return next_item_softmax(model, settings.jit)
     counts = np.bincount(batches.values, minlength=data.items + 1)
-    return next_item_in_batch(model, counts, config.train.hard_negatives)
+    if settings.loss == "in_batch":
+        return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.jit)
+    chances = counts if settings.negative_sampling == "popularity" else np.ones(data.items + 1)
+    drawn = Negatives(settings.negatives, chances, config.run.seed)
+    if settings.loss == "gbce":
+        return next_item_gbce(model, drawn, settings.calibration, settings.jit)
+    if settings.negative_sampling == "mixed":
+        return next_item_in_batch(model, counts, drawn=drawn, static=settings.jit)
+    return next_item_sampled_softmax(model, drawn, settings.jit)
 
 
 def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:

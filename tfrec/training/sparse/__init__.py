@@ -2,6 +2,16 @@
 
 from tfrec.training.sparse.adagrad import RowwiseAdagrad, SparseAdagrad
 from tfrec.training.sparse.adam import LazyAdam
-from tfrec.training.sparse.rows import Merged, TouchedRows, merge_rows, merged_slices
+from tfrec.training.sparse.rows import Distinct, Merged, TouchedRows, distinct_rows, merge_rows, merged_slices
 
-__all__ = ["LazyAdam", "Merged", "RowwiseAdagrad", "SparseAdagrad", "TouchedRows", "merge_rows", "merged_slices"]
+__all__ = [
+    "Distinct",
+    "LazyAdam",
+    "Merged",
+    "RowwiseAdagrad",
+    "SparseAdagrad",
+    "TouchedRows",
+    "distinct_rows",
+    "merge_rows",
+    "merged_slices",
+]

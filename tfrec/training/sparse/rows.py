@@ -24,6 +24,37 @@ class Merged(NamedTuple):
     present: tf.Tensor
 
 
+class Distinct(NamedTuple):
+    """Each of some ids once.
+
+    Args:
+        rows: int32 [R]; the smallest id again where there are fewer than R.
+        place: int32 [K], where each id is in ``rows``.
+        count: scalar int32, rows before the repeated ones.
+    """
+
+    rows: tf.Tensor
+    place: tf.Tensor
+    count: tf.Tensor
+
+
+def distinct_rows(ids: tf.Tensor, most: int) -> Distinct:
+    """``tf.unique`` with static shapes, by sorting: R = min(K, most) follows from shapes alone, as XLA needs.
+
+    Args:
+        ids: int32 [K].
+        most: distinct ids that there can be.
+    """
+    order = tf.argsort(ids)
+    ordered = tf.gather(ids, order)
+    first = tf.concat([tf.zeros_like(ids[:1]), tf.cast(ordered[1:] != ordered[:-1], tf.int32)], axis=0)
+    segments = tf.cumsum(first)
+    size = tf.minimum(tf.shape(ids)[0], most) if ids.shape[0] is None else min(ids.shape[0], most)
+    rows = tf.maximum(tf.math.unsorted_segment_max(ordered, segments, size), tf.reduce_min(ids))
+    place = tf.scatter_nd(order[:, None], segments, tf.shape(ids))
+    return Distinct(rows, tf.ensure_shape(place, ids.shape), tf.reduce_max(segments) + 1)
+
+
 def merge_rows(gradient: tf.IndexedSlices, rows: int) -> Merged:
     """Adds the gradients of equal rows; R = min(K, rows) follows from shapes alone, so that XLA compiles it.
 
@@ -34,19 +65,14 @@ def merge_rows(gradient: tf.IndexedSlices, rows: int) -> Merged:
     values, ids = gradient.values, tf.cast(gradient.indices, tf.int32)
     if ids.shape[0] is not None and rows <= ids.shape[0]:
         places, segments, size = tf.range(rows), ids, rows
-        counts = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, rows)
+        present = tf.math.unsorted_segment_sum(tf.ones_like(ids), ids, rows) > 0
     else:
         # tf.unique would be simpler, but its output's shape depends on the values.
-        order = tf.argsort(ids)
-        ids, values = tf.gather(ids, order), tf.gather(values, order)
-        first = tf.concat([tf.zeros_like(ids[:1]), tf.cast(ids[1:] != ids[:-1], tf.int32)], axis=0)
-        size = tf.shape(ids)[0] if ids.shape[0] is None else ids.shape[0]
-        segments = tf.cumsum(first)
-        places = tf.maximum(tf.math.unsorted_segment_max(ids, segments, size), 0)
-        counts = tf.cast(tf.range(size) <= tf.reduce_max(segments), tf.int32)
+        places, segments, count = distinct_rows(ids, rows)
+        size = tf.shape(places)[0] if places.shape[0] is None else places.shape[0]
+        present = tf.range(size) < count
     sums = tf.math.unsorted_segment_sum(values, segments, size)
-    present = tf.reshape(tf.cast(counts > 0, sums.dtype), [-1] + [1] * (sums.shape.rank - 1))
-    return Merged(places, sums, present)
+    return Merged(places, sums, tf.reshape(tf.cast(present, sums.dtype), [-1] + [1] * (sums.shape.rank - 1)))
 
 
 def merged_slices(gradient: tf.IndexedSlices, rows: int) -> tf.IndexedSlices:
