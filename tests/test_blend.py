@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tfrec.evaluation.baselines.blend import standardize as numpy_standardize
 from tfrec.evaluation.ranks import Holdout, rank
-from tfrec.models.blend import Blend, standardize
+from tfrec.models.blend import LINEAR, SPIKY, Blend, standardize
 from tfrec.training import blending
 
 ITEMS = 6
@@ -23,7 +23,7 @@ def make(weights: dict[str, float], decays: dict[str, float], neighbours: int = 
     texts = random.normal(size=(ITEMS + 1, 3)).astype(np.float32)
     blend = Blend(weights, decays, ITEMS, neighbours, 3)
     blend.build()
-    blend.fill(linear, texts)
+    blend.fill(dict.fromkeys(LINEAR, linear), texts, np.arange(ITEMS + 1, dtype=np.float32))
     return blend, linear
 
 
@@ -37,58 +37,85 @@ def test_z_scores_leave_out_column_0_and_are_zero_where_all_are_equal() -> None:
     np.testing.assert_allclose(z[:, 1:], [[-1.0, 1.0], [0.0, 0.0]])
 
 
-def test_neighbours_by_hand() -> None:
-    blend, linear = make({"neighbours": 0.5}, {"neighbours": 0.8})
-    expected = linear[2] + 0.8 * linear[5]  # 2 is the last, 5 the one before; 0 is padding
-    np.testing.assert_allclose(scores(blend, [[0, 5, 2]])[0, 1:], 0.5 * z(expected), rtol=1e-5)
-
-
 def z(row: np.ndarray) -> np.ndarray:
     return (row[1:] - row[1:].mean()) / row[1:].std()
 
 
-def test_an_item_counts_once_at_its_last_place_but_each_time_in_frequency() -> None:
+def squashed(row: np.ndarray) -> np.ndarray:
+    return z(np.append(0.0, np.arcsinh(z(row))))
+
+
+def test_neighbours_by_hand() -> None:
+    blend, linear = make({"neighbours": 0.5}, {"neighbours": 0.8})
+    expected = linear[2] + 0.8 * linear[5]  # 2 is the last, 5 the one before; 0 is padding
+    np.testing.assert_allclose(scores(blend, [[0, 5, 2]])[0, 1:], 0.5 * squashed(expected), rtol=1e-5)
+
+
+def test_popularity_is_the_same_for_everybody() -> None:
+    blend, _ = make({"popularity": 2.0}, {})
+    expected = 2 * z(np.arange(ITEMS + 1.0))
+    np.testing.assert_allclose(scores(blend, [[1], [4]])[:, 1:], [expected, expected], rtol=1e-5)
+
+
+def test_the_model_has_a_weight_and_may_have_none() -> None:
+    cosine = tf.constant([[0.0, *range(ITEMS)]])
+    history = tf.constant([[3]])
+    heavy, _ = make({"model": 3.0}, {})
+    np.testing.assert_allclose(heavy(cosine, history), 3 * standardize(cosine), rtol=1e-6)
+    deaf, _ = make({"popularity": 1.0}, {})
+    np.testing.assert_allclose(deaf(cosine, history), deaf(-cosine, history))
+    nothing, _ = make({}, {})
+    np.testing.assert_allclose(nothing(cosine, history), tf.zeros_like(cosine))
+
+
+def test_an_item_counts_once_at_its_last_place_but_each_time_elsewhere() -> None:
     once, linear = make({"neighbours": 1.0}, {"neighbours": 0.5})
-    np.testing.assert_allclose(scores(once, [[3, 4, 3]])[0, 1:], z(linear[3] + 0.5 * linear[4]), rtol=1e-4, atol=1e-6)
+    expected = squashed(linear[3] + 0.5 * linear[4])
+    np.testing.assert_allclose(scores(once, [[3, 4, 3]])[0, 1:], expected, rtol=1e-4, atol=1e-6)
+    repeats, _ = make({"transitions": 1.0}, {"transitions": 0.5})
+    expected = squashed(1.25 * linear[3] + 0.5 * linear[4])
+    np.testing.assert_allclose(scores(repeats, [[3, 4, 3]])[0, 1:], expected, rtol=1e-4, atol=1e-6)
     often, _ = make({"frequency": 1.0}, {"frequency": 0.5})
-    expected = np.zeros(ITEMS + 1)
-    expected[3], expected[4] = 1.25, 0.5
-    np.testing.assert_allclose(scores(often, [[3, 4, 3]])[0, 1:], z(expected), rtol=1e-5)
+    counts = np.zeros(ITEMS + 1)
+    counts[3], counts[4] = 1.25, 0.5
+    np.testing.assert_allclose(scores(often, [[3, 4, 3]])[0, 1:], squashed(counts), rtol=1e-5)
 
 
 def test_only_the_largest_neighbours_are_kept() -> None:
     blend, linear = make({"neighbours": 1.0}, {"neighbours": 1.0}, neighbours=2)
     kept = np.where(np.abs(linear[4]) >= np.sort(np.abs(linear[4]))[-2], linear[4], 0)
-    np.testing.assert_allclose(scores(blend, [[4]])[0, 1:], z(kept), rtol=1e-5)
+    np.testing.assert_allclose(scores(blend, [[4]])[0, 1:], squashed(kept), rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["neighbours", "text", "frequency"])
+@pytest.mark.parametrize("name", ["neighbours", "transitions", "text", "frequency"])
 @pytest.mark.parametrize("decay", [0.6, 1.0])
 def test_the_graph_equals_what_the_choice_is_made_with(name: str, decay: float) -> None:
     random = np.random.default_rng(1)
     history = random.integers(0, ITEMS + 1, (20, 7)).astype(np.int32)
     history[:, 0] = 0
     blend, linear = make({name: 1.0}, {name: decay})
-    profile = blending.profile(history, decay, ITEMS, distinct=name != "frequency")
+    profile = blending.profile(history, decay, ITEMS, distinct=name in ("neighbours", "text"))
     texts = blend.texts.numpy() if name == "text" else None
     expected = {
         "neighbours": lambda: profile @ linear,
+        "transitions": lambda: profile @ linear,
         "text": lambda: profile @ texts @ texts.T,
         "frequency": lambda: profile,
     }[name]()
+    expected = numpy_standardize(expected)
+    if name in SPIKY:
+        expected = numpy_standardize(np.arcsinh(expected))
     # A history of padding alone has equal scores in both.
-    np.testing.assert_allclose(
-        scores(blend, history.tolist())[:, 1:], numpy_standardize(expected)[:, 1:], rtol=1e-3, atol=2e-4
-    )
+    np.testing.assert_allclose(scores(blend, history.tolist())[:, 1:], expected[:, 1:], rtol=1e-3, atol=2e-4)
 
 
 def test_empty_batches_and_histories() -> None:
-    blend, _ = make(
-        {"neighbours": 1.0, "text": 1.0, "frequency": 1.0}, dict.fromkeys(("neighbours", "text", "frequency"), 0.9)
-    )
+    parts = ("neighbours", "transitions", "text", "frequency")
+    blend, _ = make(dict.fromkeys(("model", *parts), 1.0), dict.fromkeys(parts, 0.9))
     assert blend(tf.zeros([0, ITEMS + 1]), tf.zeros([0, 4], tf.int32)).shape == (0, ITEMS + 1)
     cosine = tf.constant([[0.0, *range(ITEMS)]])
-    np.testing.assert_allclose(blend(cosine, tf.zeros([1, 4], tf.int32)), standardize(cosine))
+    for history in (tf.zeros([1, 4], tf.int32), tf.zeros([1, 0], tf.int32)):
+        np.testing.assert_allclose(blend(cosine, history), standardize(cosine))
 
 
 def test_a_saved_blend_gives_equal_scores(tmp_path: Path) -> None:
@@ -113,15 +140,17 @@ def test_what_tells_is_chosen_and_what_does_not_exist_is_not() -> None:
         (lists[:, 2].astype(np.int32), ends),
         (lists[:, :2].ravel().astype(np.int32), 2 * ends),
     )
-    sources = blending.Sources(("neighbours", "text"), items, None)
+    sources = blending.Sources(("neighbours", "text", "popularity"), items, None, 10)
     noise = random.normal(size=(users, items + 1)).astype(np.float32)
-    chosen = blending.choose(lambda rows: noise[rows], valid, history, train, sources)
-    assert chosen["neighbours"] >= 1.0 and chosen["text"] == 0.0 and chosen["frequency"] == 0.0
-    blend = sources.make(chosen, train)
+    lists_ = blending.Lists(train, np.arange(len(train[0])))
+    chosen = blending.choose(lambda rows: noise[rows], valid, history, lists_, sources)
+    assert "text" not in chosen
+    assert chosen["neighbours"]["weight"] > 3 * chosen.get("model", {"weight": 0.0})["weight"]
+    blend = sources.make(chosen, lists_)
     better = rank(blending.blended(lambda rows: noise[rows], blend, history), valid, items)
     worse = rank(lambda rows: noise[rows], valid, items)
     assert better.values.mean() < 0.3 * worse.values.mean()
 
 
 def test_a_large_catalogue_has_no_item_item_model() -> None:
-    assert blending.Sources(("neighbours",), 20_001, None).available() == set()
+    assert blending.Sources(("neighbours", "transitions", "popularity"), 20_001, None, 10).available() == ["popularity"]

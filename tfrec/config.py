@@ -115,9 +115,11 @@ class Model(Section):
     dropout: float = Field(default=0.5, ge=0, lt=1, description="inside the transformer")
     temperature: float = Field(default=20.0, gt=0, le=100, description="initial multiplier of cosine logits, learned")
 
-    blend: tuple[Literal["neighbours", "text", "frequency"], ...] = Field(
-        default=("neighbours", "text"), description="evidence added to the cosine, with weights chosen on valid"
+    blend: tuple[Literal["neighbours", "transitions", "text", "popularity", "frequency"], ...] = Field(
+        default=("neighbours", "transitions", "text", "popularity", "frequency"),
+        description="evidence added to the cosine, with weights chosen on valid; frequency where repeats are kept",
     )
+    blend_history: int = Field(default=1000, ge=1, description="the last items that the blend reads")
 
     @model_validator(mode="after")
     def _shapes_agree(self) -> Model:
@@ -203,7 +205,7 @@ class Export(Section):
     folder: str = "exports"
     drop_history: bool = Field(default=True, description="recommend never returns an item of the history")
     stored_history: int = Field(
-        default=50,
+        default=1000,
         ge=0,
         description="last items of a user kept in the artefact: read and dropped when a request has no history",
     )

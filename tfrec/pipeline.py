@@ -19,8 +19,8 @@ from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
-from tfrec.evaluation import baselines, bootstrap, metrics, slices
-from tfrec.evaluation.holdouts import last_items, make_holdout
+from tfrec.evaluation import baselines, bootstrap, metrics, ragged, slices
+from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_json
 from tfrec.server.servable import Servable
@@ -126,19 +126,27 @@ def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
     """Weights chosen with the model that has not seen valid; fitted again for the one that has."""
     config = run.config
     texts = run.item_text_vectors() if "text" in config.model.blend else None
-    sources = blending.Sources(config.model.blend, len(run.prepared.item_ids), texts)
-    valid, train_lists = _holdout(run, 1), run.prepared.ragged((0,))
+    # What a mask forbids is not worth counting.
+    wanted = [name for name in config.model.blend if name != "frequency" or config.evaluate.repeats == "keep"]
+    sources = blending.Sources(wanted, len(run.prepared.item_ids), texts, config.model.blend_history)
+    valid, train_lists = _holdout(run, 1), _lists(run, (0,))
     cosines = RetrievalScorer(fitted.selected).scorer(valid)
     chosen = blending.choose(cosines, valid, _read(run, valid), train_lists, sources)
     say(f"blend: {chosen}")
     run.save_blend(sources.make(chosen, train_lists), "selected")
-    seen = run.prepared.ragged((0, 1)) if config.train.refit else train_lists
+    seen = _lists(run, (0, 1)) if config.train.refit else train_lists
     run.save_blend(sources.make(chosen, seen), "final")
 
 
+def _lists(run: Run, splits: tuple[int, ...]) -> blending.Lists:
+    prepared = run.prepared
+    return blending.Lists(prepared.ragged(splits), baskets(prepared.events, splits, run.config.evaluate.holdout))
+
+
 def _read(run: Run, holdout: Holdout) -> np.ndarray:
-    """What the served graph reads of each history, int32 [Q, L]."""
-    return last_items(holdout.history, run.config.model.history_length)
+    """What the blend reads of each history, int32 [Q, L]."""
+    longest = int(ragged.lengths(holdout.history).max(initial=0))
+    return last_items(holdout.history, min(run.config.model.blend_history, longest))
 
 
 def _scorer(run: Run, which: str, holdout: Holdout) -> Scorer:
@@ -247,8 +255,8 @@ def export(config: Config, say: Say = say) -> Path:
     _refuse_other_settings(run)
     model = run.model()
     parts = serving.make_parts(run, model)
-    size = parts.stored_history.nbytes
-    say(f"stored histories: {parts.stored_history.shape[0] - 1:,} users, {size / 2**20:.1f} MiB")
+    size = sum(array.nbytes for array in parts.stored_history)
+    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     requests = serving.golden_requests(run, parts)
 
     def finish(folder: Path) -> None:

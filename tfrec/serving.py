@@ -10,6 +10,8 @@ import tensorflow as tf
 
 from tfrec.artifact.export import Requests
 from tfrec.artifact.recommender import LOWEST, Parts
+from tfrec.evaluation import ragged
+from tfrec.evaluation.holdouts import last_items
 from tfrec.models.text import embed
 from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run
@@ -51,6 +53,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
         blend=blend,
+        blend_history=config.model.blend_history,
     )
 
 
@@ -158,13 +161,15 @@ def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarra
     """The Keras model's own best k scores of the first users, from their stored history, float32 [≤ users, ≤ k]."""
     data = run.retrieval_data()
     length = run.config.model.history_length
-    stored = stored_histories(data, run.config.export.stored_history)[1 : users + 1]
-    read = np.pad(stored, [(0, 0), (length, 0)])[:, -length:]
+    lists = stored_histories(data, run.config.export.stored_history)
+    lists = ragged.take(lists, np.arange(1, min(users + 1, len(lists[1]) - 1)))
+    stored = last_items(lists, max(int(ragged.lengths(lists).max(initial=0)), 1))
+    read, seen = last_items(lists, length), last_items(lists, run.config.model.blend_history)
     index = np.arange(1, len(stored) + 1, dtype=np.int32)
     vectors = model({"history": read, "user": index}).numpy()[:, -1]
     known = np.logical_or(read.any(axis=1), knows_users(run))
     liking, blend = vectors @ RetrievalScorer(model).item_vectors().T, run.blend()
-    liking = blend(liking, read).numpy() if blend else liking
+    liking = blend(liking, seen).numpy() if blend else liking
     scores = np.where(known[:, None], liking, popularity(data.events, data.items))
     scores[:, 0] = LOWEST
     if run.config.export.drop_history:

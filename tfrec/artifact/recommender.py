@@ -22,7 +22,7 @@ class Parts:
         item_vectors: float32 [N+1, d] unit vectors; row 0 zeros.
         text_vectors: float32 [N+1, t] unit vectors, or None without text.
         popularity: float32 [N+1], the scores for a user of whom nothing is known.
-        stored_history: int32 [U+1, H] last items of each known user, 0 on the left.
+        stored_history: last items of each known user, oldest first: values [E], and offsets [U+2] of user indices.
         user_index, item_index: strings -> int32 indices, 0 = unknown.
         user_vector: (item vectors [B, L, d], mask bool [B, L], user index [B]) -> [B, d].
         knows_users: whether user_vector tells users without history apart.
@@ -31,16 +31,17 @@ class Parts:
         embed_query: texts [B] -> [B, t], or None without text.
         variables: every variable that the functions above read.
         tables: every lookup table that they read.
-        history_length: L.
+        history_length: L, the last items that user_vector reads.
         drop_history: whether recommend leaves out what is in the history.
-        blend: (cosines [B, N+1], history [B, L]) -> scores [B, N+1]; None = the cosines.
+        blend: (cosines [B, N+1], history [B, M]) -> scores [B, N+1]; None = the cosines.
+        blend_history: the last items that the blend reads.
     """
 
     item_ids: Sequence[str]
     item_vectors: np.ndarray
     text_vectors: np.ndarray | None
     popularity: np.ndarray
-    stored_history: np.ndarray
+    stored_history: tuple[np.ndarray, np.ndarray]
     user_index: Callable[[tf.Tensor], tf.Tensor]
     item_index: Callable[[tf.Tensor], tf.Tensor]
     user_vector: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
@@ -53,6 +54,7 @@ class Parts:
     history_length: int
     drop_history: bool
     blend: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    blend_history: int = 1000
 
 
 class Recommender(tf.Module):
@@ -69,7 +71,17 @@ class Recommender(tf.Module):
         self.item_vectors = _grows(parts.item_vectors)
         self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
         self.popularity = _grows(parts.popularity)
-        self.stored_history = tf.Variable(parts.stored_history, dtype=tf.int32, trainable=False)
+        values, offsets = parts.stored_history
+        self.stored_items = tf.Variable(values, dtype=tf.int32, trainable=False)
+        self.stored_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False)
+
+    def stored_history(self, user: tf.Tensor) -> tf.Tensor:
+        """Stored items of users [B], oldest first, 0 on the left, int32 [B, H] with H that of the longest."""
+        start, end = tf.gather(self.stored_offsets, user), tf.gather(self.stored_offsets, user + 1)
+        longest = tf.maximum(tf.reduce_max(end - start), 0)
+        place = end[:, None] + tf.range(-longest, 0)[None]
+        items = tf.gather(self.stored_items, tf.maximum(place, 0))
+        return tf.where(place >= start[:, None], items, 0)
 
     def top(self, scores: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The best k items of each row, padded with "" and the lowest float32.
@@ -141,33 +153,33 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
     count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
 
-    def read(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        """User index [B], the model's history [B, L] and every item [B, M] that counts as seen."""
+    def read(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """User index [B] and the items [B, M] that count as seen, oldest first, 0 on the left."""
         given, asked = tf.shape(history)[0], tf.shape(user_id)[0]
         rows = tf.where(asked == 1, given, asked)
         user = parts.user_index(_rows(user_id, rows, "user_id"))
-        seen = _compact(parts.item_index(_rows(history, rows, "history")))
-        stored = tf.gather(module.stored_history, user)
+        seen = parts.item_index(_rows(history, rows, "history"))
         empty = ~tf.reduce_any(seen > 0, axis=1, keepdims=True)
-        used = tf.where(empty, _last(stored, parts.history_length), _last(seen, parts.history_length))
-        return user, used, tf.concat([seen, tf.where(empty, stored, 0)], axis=1)
+        return user, _compact(tf.concat([seen, tf.where(empty, module.stored_history(user), 0)], axis=1))
 
-    def user_scores(user: tf.Tensor, used: tf.Tensor) -> tf.Tensor:
-        items = tf.gather(module.item_vectors, used)
-        vectors = parts.user_vector(items, used > 0, user)
-        known = tf.reduce_any(used > 0, axis=1) | (parts.knows_users & (user > 0))
-        liking = tf.matmul(vectors, module.item_vectors, transpose_b=True)  # [B, N+1]
+    def user_vectors(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        used = _last(seen, parts.history_length)
+        return parts.user_vector(tf.gather(module.item_vectors, used), used > 0, user)
+
+    def user_scores(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        known = tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
+        liking = tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
         if parts.blend is not None:
-            liking = parts.blend(liking, used)
+            liking = parts.blend(liking, seen[:, -parts.blend_history :])
         return tf.where(known[:, None], liking, module.popularity[None])
 
     @tf.function(input_signature=[strings, matrix, matrix, count])
     def recommend(user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        user, used, seen = read(user_id, history)
+        user, seen = read(user_id, history)
         dropped = parts.item_index(_rows(exclude, tf.shape(user)[0], "exclude"))
         if parts.drop_history:
             dropped = tf.concat([dropped, seen], axis=1)
-        return module.top(user_scores(user, used), dropped, k)
+        return module.top(user_scores(user, seen), dropped, k)
 
     @tf.function(input_signature=[strings, matrix, count])
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -180,15 +192,14 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
 
     @tf.function(input_signature=[strings, matrix, matrix])
     def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        user, used, _ = read(user_id, history)
+        user, seen = read(user_id, history)
         item = parts.item_index(_rows(item_ids, tf.shape(user)[0], "item_ids"))
-        scores = tf.gather(user_scores(user, used), item, batch_dims=1)
+        scores = tf.gather(user_scores(user, seen), item, batch_dims=1)
         return {"scores": tf.where(item > 0, scores, LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
-        user, used, _ = read(user_id, history)
-        return {"embedding": parts.user_vector(tf.gather(module.item_vectors, used), used > 0, user)}
+        return {"embedding": user_vectors(*read(user_id, history))}
 
     @tf.function
     def embed_item(item_id: tf.Tensor, **raw: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -35,6 +35,21 @@ def lists_of(events: Mapping[str, np.ndarray], users: int, splits: tuple[int, ..
     return events["item"][kept].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
+def baskets(events: Mapping[str, np.ndarray], splits: tuple[int, ...], holdout: str) -> np.ndarray:
+    """A number for each event of :func:`lists_of`, int64 [E], equal for neighbours in one basket.
+
+    Args:
+        events: as in :func:`make_holdout`, with "timestamp" where ``holdout`` is "basket".
+        splits: as in :func:`lists_of`.
+        holdout: "basket" (a user's events of one time) or "item" (every event is a basket of its own).
+    """
+    kept = np.isin(events["split"], splits) & (events["user"] > 0)
+    if holdout == "item":
+        return np.arange(np.count_nonzero(kept))
+    user, time = events["user"][kept], events["timestamp"][kept]
+    return np.cumsum(np.diff(user, prepend=user[:1]).astype(bool) | np.diff(time, prepend=time[:1]).astype(bool))
+
+
 def _distinct(lists: Ragged) -> Ragged:
     values, offsets = lists
     pairs = np.unique(np.stack([ragged.owners(lists), values], axis=1), axis=0)

@@ -39,6 +39,13 @@ def span(lists: Ragged, low: int, high: int) -> Ragged:
     return values[offsets[low] : offsets[high]], offsets[low : high + 1] - offsets[low]
 
 
+def last(lists: Ragged, length: int) -> Ragged:
+    """The last ``length`` values of each list."""
+    kept = ages(lists) < length
+    sizes = np.minimum(lengths(lists), length)
+    return lists[0][kept], np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
+
+
 def check(lists: Ragged, name: str) -> None:
     """Raises DataError unless offsets rise from 0 to the number of values."""
     values, offsets = lists

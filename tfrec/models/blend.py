@@ -24,9 +24,9 @@ class Blend(keras.layers.Layer):
                 + w_t z(Σ_j γ_t^age(j) t_j · t_i) + w_p z(log(1 + c_i)) + w_f a(Σ_j γ_f^age(j) [j = i])
 
     over the items j of the history, with z the distance from the mean in standard deviations and a = z ∘ arsinh ∘ z
-    for scores of which few are far from 0. In the sums of B and t an item counts once, at its last place. B are the weights of a linear item-item model (EASE, Steck 2019,
-    arXiv 1905.03375), R those of :func:`tfrec.training.transitions.transitions`, of each item the largest; c are
-    counts of events.
+    for scores of which few are far from 0. In the sums of B and t an item counts once, at its last place. B are the
+    weights of a linear item-item model (EASE, Steck 2019, arXiv 1905.03375), R those of
+    :class:`tfrec.training.transitions.Transitions`, of each item the largest; c are counts of events.
 
     Args:
         weights: w of "model" (the cosine) and of components; an absent one is not computed.

@@ -73,7 +73,9 @@ class Sources:
             0 if texts is None else texts.shape[1],
         )
         blend.build()
-        blend.fill({name: fitted.linear(name, chosen[name]) for name in LINEAR if name in chosen}, texts, fitted.popularity)
+        blend.fill(
+            {name: fitted.linear(name, chosen[name]) for name in LINEAR if name in chosen}, texts, fitted.popularity
+        )
         return blend
 
     def available(self) -> list[str]:
@@ -141,7 +143,8 @@ def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Lists, sou
         rows = np.sort(np.random.default_rng(0).choice(rows, most, replace=False))
     valid, history = valid.take(rows), history[rows]
     fits = _Fits(sources, train)
-    scores, settings = {"model": standardize(model(rows))}, {"model": {}}
+    scores = {"model": standardize(model(rows))}
+    settings: Chosen = {"model": {}}
     for name in sources.available():
         settings[name] = _best(name, fits, scores["model"], valid, history)
         scores[name] = fits.scores(name, settings[name], history)

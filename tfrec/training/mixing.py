@@ -36,13 +36,13 @@ def mix(scores: Mapping[str, np.ndarray], holdout: Holdout) -> Mixture:
         scores: float32 [Q, N+1] of each part, of like scale; column 0 is not read.
         holdout: Q queries.
     """
-    names, weights, value = list(scores), np.zeros(0), 0.0
+    names = list(scores)
     while names:
         weights, value = _Problem({name: scores[name] for name in names}, holdout).solve()
         if weights.min() >= 0:
-            break
+            return Mixture({name: float(w) for name, w in zip(names, weights, strict=True) if w}, value)
         names.pop(int(weights.argmin()))
-    return Mixture({name: float(w) for name, w in zip(names, weights, strict=True) if w}, value)
+    return Mixture({}, 0.0)
 
 
 class _Problem:

@@ -12,7 +12,9 @@ import numpy as np
 from tfrec.config import Config
 from tfrec.data.batches import HistoryBatches
 from tfrec.errors import TrainingError
-from tfrec.evaluation.holdouts import last_items, lists_of, make_holdout
+from tfrec.evaluation import ragged
+from tfrec.evaluation.holdouts import lists_of, make_holdout
+from tfrec.evaluation.ragged import Ragged
 from tfrec.models.negatives import Negatives
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
@@ -202,6 +204,6 @@ def _loggers(config: Config, folder: Path) -> list[keras.callbacks.Callback]:
     return loggers
 
 
-def stored_histories(data: RetrievalData, length: int) -> np.ndarray:
-    """The last items of each user in train + valid, int32 [U+1, length]; row 0 zeros."""
-    return last_items(lists_of(data.events, data.users, (0, 1)), length)
+def stored_histories(data: RetrievalData, length: int) -> Ragged:
+    """The last items of each user in train + valid, at most ``length``; list 0 is empty."""
+    return ragged.last(lists_of(data.events, data.users, (0, 1)), length)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class Transitions:
         values, offsets = self.train
         window = self.window if decay == 1 else math.ceil(math.log(_NEGLIGIBLE) / math.log(decay))
         power = np.float32(decay) ** np.arange(min(self.window, window), dtype=np.float32)
-        for low, high in zip(offsets[1:-1], offsets[2:], strict=True):
+        for low, high in pairwise(offsets[1:]):
             items, basket = values[low:high].astype(np.int64), self.baskets[low:high]
             first = np.append(np.flatnonzero(np.diff(basket, prepend=basket[:1] - 1)), len(items))
             for block in _blocks(first, max(len(power), _LEAST_EVENTS)):
@@ -64,7 +65,9 @@ class Transitions:
         shape = (self.items + 1, self.items + 1)
         return gram.reshape(shape), cross.reshape(shape)
 
-    def _add(self, gram: np.ndarray, cross: np.ndarray, items: np.ndarray, bounds: np.ndarray, power: np.ndarray) -> None:
+    def _add(
+        self, gram: np.ndarray, cross: np.ndarray, items: np.ndarray, bounds: np.ndarray, power: np.ndarray
+    ) -> None:
         """Adds the terms of one user's baskets that lie between these bounds."""
         place = np.arange(max(0, bounds[0] - len(power)), bounds[-2])
         age = bounds[:-1, None] - 1 - place[None]
@@ -84,4 +87,4 @@ def _blocks(first: np.ndarray, events: int) -> list[np.ndarray]:
         return []
     cuts = np.flatnonzero(np.diff(bounds[:-1] // events)) + 1
     starts = np.concatenate([[0], cuts, [len(bounds) - 1]])
-    return [bounds[a : b + 1] for a, b in zip(starts[:-1], starts[1:], strict=True)]
+    return [bounds[a : b + 1] for a, b in pairwise(starts)]
