@@ -20,8 +20,8 @@ LENGTH = 3
 _ANGLES = np.array([0.0, 0.1, 0.3, 0.6, 3.0, 3.5])
 ITEM_VECTORS = np.concatenate([np.zeros((1, 2)), np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)])
 POPULARITY = np.array([0, 0.1, 1.0, 0.5, 0.3, 0.7, 0.2], np.float32)
-# ann saw a and b, bob saw e; new is known and saw nothing. Row 0: unknown users.
-STORED = np.array([[0, 0, 0, 0], [0, 0, 1, 2], [0, 0, 0, 5], [0, 0, 0, 0]], np.int32)
+# ann saw a and b, bob saw e; new is known and saw nothing. List 0: unknown users.
+STORED = [[], [1, 2], [5], []]
 _WORDS = {"up": (0.0, 1.0), "right": (1.0, 0.0)}
 
 
@@ -46,7 +46,7 @@ def make_parts(**changes: Any) -> Parts:
         item_vectors=ITEM_VECTORS.astype(np.float32),
         text_vectors=ITEM_VECTORS.astype(np.float32),
         popularity=POPULARITY,
-        stored_history=STORED,
+        stored_history=(np.array(sum(STORED, []), np.int32), np.cumsum([0, *map(len, STORED)])),
         user_index=users.lookup,
         item_index=items.lookup,
         user_vector=user_vector,
@@ -70,7 +70,7 @@ def expected(user: str, history: list[str], exclude: list[str], k: int, drop: bo
     """What recommend must answer, in plain Python."""
     seen = [i for i in item_indices(history) if i]
     if not seen:
-        seen = [int(i) for i in STORED[USERS.index(user) + 1 if user in USERS else 0] if i]
+        seen = STORED[USERS.index(user) + 1 if user in USERS else 0]
     scores = POPULARITY.astype(np.float64)
     if seen:
         read = seen[-LENGTH:]

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from tfrec.evaluation.holdouts import last_items, make_holdout
+from tfrec.evaluation import ragged as ragged_lists
+from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 
 ROWS = [  # user, item, split
     (0, 9, 0), (0, 8, 1),
@@ -46,3 +47,17 @@ def test_last_items_by_hand() -> None:
     assert last_items(ragged, 3).tolist() == [[0, 0, 0], [0, 0, 1], [3, 4, 5]]
     nothing = np.zeros(0, np.int32), np.zeros(3, np.int64)
     assert last_items(nothing, 2).tolist() == [[0, 0], [0, 0]]
+
+
+def test_baskets_are_runs_of_one_user_and_time() -> None:
+    columns = {"user": [0, 1, 1, 1, 1, 2, 2], "timestamp": [5, 5, 5, 7, 7, 7, 9], "split": [0, 0, 0, 0, 1, 0, 0]}
+    events = {name: np.array(column) for name, column in columns.items()}
+    assert baskets(events, (0, 1), "basket").tolist() == [0, 0, 1, 1, 2, 3]
+    assert baskets(events, (0,), "basket").tolist() == [0, 0, 1, 2, 3]
+    assert baskets(events, (0,), "item").tolist() == [0, 1, 2, 3, 4]
+
+
+def test_the_last_values_of_each_list() -> None:
+    ragged = np.array([1, 2, 3, 4, 5], np.int32), np.array([0, 0, 1, 5])
+    assert lists(ragged_lists.last(ragged, 2)) == [[], [1], [4, 5]]
+    assert lists(ragged_lists.last(ragged, 0)) == [[], [], []]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -16,7 +18,7 @@ ITEMS = 5
 def by_definition(train: Ragged, baskets: np.ndarray, decay: float, ridge: float, window: int) -> np.ndarray:
     values, offsets = train
     sources, targets = [], []
-    for low, high in zip(offsets[1:-1], offsets[2:], strict=True):
+    for low, high in pairwise(offsets[1:]):
         firsts = [i for i in range(low, high) if i == low or baskets[i] != baskets[i - 1]]
         for first in firsts[1:]:
             source, target = np.zeros(ITEMS + 1), np.zeros(ITEMS + 1)

@@ -148,8 +148,9 @@ def choose(model: Scorer, valid: Holdout, history: np.ndarray, train: Lists, sou
     for name in sources.available():
         settings[name] = _best(name, fits, scores["model"], valid, history)
         scores[name] = fits.scores(name, settings[name], history)
-    mixture = mix(scores, valid)
-    return {name: settings[name] | {"weight": round(weight, 4)} for name, weight in mixture.weights.items()}
+    weights = mix(scores, valid).weights
+    total = sum(weights.values())  # a served score is then a mean of z-scores
+    return {name: settings[name] | {"weight": round(weight / total, 4)} for name, weight in weights.items()}
 
 
 def _best(name: str, fits: _Fits, cosine: np.ndarray, valid: Holdout, history: np.ndarray) -> dict[str, Any]:
