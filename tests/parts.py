@@ -46,7 +46,7 @@ def make_parts(**changes: Any) -> Parts:
         item_vectors=ITEM_VECTORS.astype(np.float32),
         text_vectors=ITEM_VECTORS.astype(np.float32),
         popularity=POPULARITY,
-        stored_history=(np.array(sum(STORED, []), np.int32), np.cumsum([0, *map(len, STORED)])),
+        stored_history=(np.concatenate(STORED).astype(np.int32), np.cumsum([0, *map(len, STORED)])),
         user_index=users.lookup,
         item_index=items.lookup,
         user_vector=user_vector,

@@ -73,6 +73,15 @@ def test_metrics_have_the_names_that_others_rely_on(shop: Shop) -> None:
     assert report["against_best_baseline"]["metric"] == "ndcg@10"
 
 
+def test_the_metric_of_each_query_is_kept(shop: Shop) -> None:
+    report = metrics(shop.run)
+    with np.load(shop.run / "per_query.npz") as kept:
+        assert len(kept["users"]) == report["queries"]["test"]
+        assert kept["tfrec"].mean() == pytest.approx(report["test"]["ndcg@10"])
+        for name, row in report["baselines"].items():
+            assert kept[name].mean() == pytest.approx(row["ndcg@10"])
+
+
 def test_the_card_carries_data_and_metrics(shop: Shop) -> None:
     card = json.loads((shop.exports / "1" / "assets.extra" / "tfrec.json").read_text(encoding="utf-8"))
     assert card["data"]["users"] == 40

@@ -22,7 +22,7 @@ from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, ragged, slices
 from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
-from tfrec.runs import Run, read_json, write_json
+from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
 from tfrec.training import blending, retrieval, warm_start
 from tfrec.training.validation import RetrievalScorer
@@ -174,7 +174,10 @@ class _Progress(keras.callbacks.Callback):
 
 
 def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
-    """Metrics of the model on valid and test beside baselines, written to metrics.json."""
+    """Metrics of the model on valid and test beside baselines, written to metrics.json.
+
+    per_query.npz keeps the monitored metric of every test query, ours and the baselines', in the order of "users".
+    """
     run, settings = Run(config), config.evaluate
     _refuse_other_settings(run)
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
@@ -190,14 +193,21 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
         report["intervals"] = {
             name: bootstrap.interval(values, settings.bootstrap, seed=seed)._asdict() for name, values in ours.items()
         }
+    metric = config.train.monitor if config.train.monitor in ours else next(iter(ours))
+    per_query = {"users": holdouts["test"].users, "tfrec": ours[metric]}
     if settings.baselines:
         say("fitting baselines")
-        report |= _baselines(run, holdouts, ours)
+        more, theirs = _baselines(run, holdouts, metric, ours[metric])
+        report, per_query = report | more, per_query | theirs
+    write_arrays(run.folder / "per_query.npz", per_query)
     write_json(run.folder / "metrics.json", report)
     return report
 
 
-def _baselines(run: Run, holdouts: Mapping[str, Holdout], ours: Mapping[str, np.ndarray]) -> dict[str, Any]:
+def _baselines(
+    run: Run, holdouts: Mapping[str, Holdout], metric: str, ours: np.ndarray
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """The report on baselines, and their metric of each test query."""
     settings = run.config.evaluate
     train = run.prepared.ragged((0,))
     text = run.item_text_vectors()
@@ -209,13 +219,12 @@ def _baselines(run: Run, holdouts: Mapping[str, Holdout], ours: Mapping[str, np.
         "baselines_valid": {name: row["valid"] for name, row in fitted.items()},
         "skipped": {name: row["skipped"] for name, row in table.items() if "skipped" in row},
     }
-    metric = run.config.train.monitor if run.config.train.monitor in ours else next(iter(ours))
-    best = max(fitted, key=lambda name: fitted[name]["valid"][metric])
+    theirs = {name: row["per_query"][metric] for name, row in fitted.items()}
     if settings.bootstrap:
-        theirs = fitted[best]["per_query"][metric]
-        difference = bootstrap.paired(ours[metric], theirs, settings.bootstrap, seed=run.config.run.seed)
+        best = max(fitted, key=lambda name: fitted[name]["valid"][metric])
+        difference = bootstrap.paired(ours, theirs[best], settings.bootstrap, seed=run.config.run.seed)
         report["against_best_baseline"] = {"baseline": best, "metric": metric, **difference._asdict()}
-    return report
+    return report, theirs
 
 
 def _holdout(run: Run, split: int) -> Holdout:

@@ -152,7 +152,7 @@ class Run:
             }
             if side == "item" and self.tokenizer:
                 columns["tokens"] = _with_unknown(_tokens(preprocessor, raw["item"]))
-            _write_arrays(folder / f"{side}.npz", columns)
+            write_arrays(folder / f"{side}.npz", columns)
         statistics.save(self.statistics_path)
 
     def features(self, side: Side) -> dict[str, np.ndarray]:
@@ -244,7 +244,8 @@ def _tokens(preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]
     return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
 
 
-def _write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an .npz file beside, then renames it."""
     beside = path.with_name(f".{path.name}")
     with beside.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
