@@ -10,13 +10,13 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.half_plus_two import running, save_half_plus_two, write_text
+from tests.half_plus_two import add_version, running, write_text
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory):
+def server(half, tmp_path_factory):
     folder = tmp_path_factory.mktemp("rest")
-    save_half_plus_two(folder / "half" / "1")
+    add_version(folder / "half", 1, half)
     monitoring = write_text(folder / "monitoring.txt", 'prometheus_config { enable: true path: "/metrics" }')
     arguments = ["--model_name", "half", "--model_base_path", str(folder / "half")]
     with running(*arguments, "--monitoring_config_file", str(monitoring), "--rest_api_timeout_in_ms=3000") as server:

@@ -27,6 +27,7 @@ Infos = Mapping[str, TensorInfo]
 _INT32, _INT64 = (-(2**31), 2**31 - 1), (-(2**63), 2**63 - 1)
 _RANGES = {tf.int8: _INT32, tf.int16: _INT32, tf.int32: _INT32, tf.uint8: _INT32, tf.int64: _INT64}
 _RANGES |= {tf.uint32: (0, 2**32 - 1), tf.uint64: (0, 2**64 - 1)}
+_MOST_AXES = 64  # of a numpy array
 _EXACT = {tf.float32: np.float64, tf.float64: np.float64, tf.uint64: np.uint64, tf.bool: np.bool_}  # else int64
 _FLOATS = {
     tf.float32: ("float", 2**24 - 1, float(np.finfo(np.float32).max)),
@@ -122,6 +123,8 @@ def to_tensor(value: Any, dtype: tf.DType) -> np.ndarray:
         if not level:
             break
         level = level[0]
+    if len(shape) > _MOST_AXES:
+        raise invalid(f"tensor parsing error: a tensor of rank {len(shape)}")
     flat: list[Any] = []
     _flatten(value, 0, shape, dtype, flat)
     if dtype == tf.string:

@@ -72,6 +72,8 @@ class Rest:
             return _json(200, self._dispatch(method, path, body))
         except RequestError as error:
             return refusal(error)
+        except RecursionError:
+            return refusal(invalid("JSON Parse error: Terminate parsing due to Handler error. at offset: 0"))
 
     def _dispatch(self, method: str, path: str, body: bytes) -> str:
         call, look = _CALL.fullmatch(path), _LOOK.fullmatch(path)
