@@ -156,7 +156,9 @@ def test_one_connection_serves_many_requests_also_after_refusals(connection):
 
 def test_gzip_and_chunks(connection):
     body = json.dumps({"instances": [2.0]}).encode()
-    status, text = ask(connection, "POST", "/v1/models/half:predict", gzip.compress(body), **{"Content-Encoding": "gzip"})
+    status, text = ask(
+        connection, "POST", "/v1/models/half:predict", gzip.compress(body), **{"Content-Encoding": "gzip"}
+    )
     assert (status, json.loads(text)) == (200, {"predictions": [3.0]})
     assert refused_gzip(connection) == "Failed to uncompress the gzipped body"
     connection.request("POST", "/v1/models/half:predict", iter([body[:5], body[5:]]), encode_chunked=True,
@@ -198,4 +200,7 @@ def test_prometheus_page(connection):
     assert status == 200
     assert "# TYPE :tensorflow:serving:request_count counter" in page
     assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in page
-    assert ':tensorflow:serving:request_latency_bucket{model_name="half",API="predict",entrypoint="REST",le="+Inf"}' in page
+    assert (
+        ':tensorflow:serving:request_latency_bucket{model_name="half",API="predict",entrypoint="REST",le="+Inf"}'
+        in page
+    )

@@ -124,7 +124,9 @@ def test_an_untracked_variable_fails_at_run_as_in_serving(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ServerError, match=r"Could not find SavedModel .pb or .pbtxt at supplied export directory path: .*gone"):
+    with pytest.raises(
+        ServerError, match=r"Could not find SavedModel .pb or .pbtxt at supplied export directory path: .*gone"
+    ):
         Servable(tmp_path / "gone")
 
 

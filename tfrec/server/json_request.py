@@ -228,13 +228,18 @@ def _element(value: Any, dtype: tf.DType) -> Any:
 
 def _lossless(value: int | float, dtype: tf.DType) -> float:
     name, largest_whole, largest = _FLOATS[dtype]
-    whole = type(value) is int and -(2**63) <= value < 2**64
+    whole = type(value) is int and _is_whole(value)
     number = float(value) if abs(value) < 10**308 or type(value) is float else math.copysign(math.inf, value)
     if not math.isfinite(number):
         return number
     if abs(value) > largest_whole if whole else abs(number) > largest:
         raise invalid(f"Cannot convert JSON value: {describe(value)} to {name} without loss of precision.")
     return number
+
+
+def _is_whole(value: int) -> bool:
+    """Whether RapidJSON holds it as an integer; others are doubles."""
+    return -(2**63) <= value < 2**64
 
 
 def _decoded(value: dict[str, Any]) -> bytes:
@@ -250,12 +255,13 @@ def _decoded(value: dict[str, Any]) -> bytes:
 def _add_to_feature(value: Any, name: str, feature: Feature) -> None:
     if value is None or isinstance(value, list) or (isinstance(value, dict) and not _is_base64(value)):
         raise invalid(f"Feature: {name} has element with unexpected JSON type: {type_name(value)}")
-    if isinstance(value, float):
+    if isinstance(value, float) or (isinstance(value, int) and not _is_whole(value)):
         _of_kind(feature, "float", name).float_list.value.append(_lossless(value, tf.float32))
     elif isinstance(value, int):
+        _of_kind(feature, "int64", name)
         if value > _INT64[1]:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
-        _of_kind(feature, "int64", name).int64_list.value.append(value)
+        feature.int64_list.value.append(int(value))
     else:
         data = _decoded(value) if isinstance(value, dict) else value.encode("utf-8", "surrogatepass")
         _of_kind(feature, "bytes", name).bytes_list.value.append(data)

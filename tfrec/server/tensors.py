@@ -33,6 +33,7 @@ _FIELDS = {
 _PARTS = {tf.float16: np.uint16, tf.bfloat16: np.uint16, tf.complex64: np.float32, tf.complex128: np.float64}
 # Packed fields whose bytes on the wire are those of the array.
 _SAME_BYTES = (tf.float32, tf.float64, tf.bool, tf.complex64, tf.complex128)
+_MOST_FILLED = 2**26  # elements that a message may ask for without sending them
 _SMALL = 64  # where copying a repeated field to a list stops being the fastest way to numpy
 
 _BY_NUMBER = {dtype.as_datatype_enum: (dtype, np.dtype(dtype.as_numpy_dtype)) for dtype in _FIELDS}
@@ -116,6 +117,8 @@ def _typed_values(proto: TensorProto, dtype: tf.DType, numpy_dtype: np.dtype) ->
 def _fill(values: np.ndarray, size: int) -> np.ndarray:
     if len(values) >= size:
         return values[:size]
+    if size - len(values) > _MOST_FILLED:
+        raise ValueError(f"a tensor must not leave out more than {_MOST_FILLED} values; got {size - len(values)}")
     last = values[-1] if len(values) else (b"" if values.dtype == object else values.dtype.type())
     filled = np.empty(size, values.dtype)
     filled[: len(values)], filled[len(values) :] = values, last
