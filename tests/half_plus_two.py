@@ -37,7 +37,7 @@ class Half(tf.Module):
 def save_half_plus_two(path: Path, bias: float = 2.0) -> Path:
     """Writes y = x / 2 + bias with predict, regress and classify signatures.
 
-    ``serving_default`` x → y; ``pair`` a, b [B, ?] → sum, difference; ``texts`` → themselves, as text and as bytes;
+    ``joint_regress`` and ``joint_classify`` share their input; ``serving_default`` x → y; ``pair`` a, b [B, ?] → sum, difference; ``texts`` → themselves, as text and as bytes;
     ``loop`` n → n, after n turns; ``scalar`` x → one number; ``echo_DTYPE``.
     """
     half = Half(bias)
@@ -179,11 +179,17 @@ def _classify(half: Half) -> Any:
     def classify(inputs: Any) -> dict[str, Any]:
         x = _x_of(inputs)
         classes = tf.tile([["low", "high"]], [tf.shape(x)[0], 1])
-        return {"classes": classes, "scores": tf.stack([-x, half.of(x)], 1)}
+        return {"classes": classes, "scores": tf.stack([-x, half.of(x)], 1), "outputs": half.of(x)}
 
     return tf.function(classify, input_signature=[_EXAMPLES])
 
 
 def _name_methods(meta_graph: Any) -> None:
-    for name in ("regress", "classify"):
-        meta_graph.signature_def[name].method_name = f"tensorflow/serving/{name}"
+    signatures = meta_graph.signature_def
+    signatures["joint_regress"].CopyFrom(signatures["classify"])
+    for alias in ("classes", "scores"):
+        del signatures["joint_regress"].outputs[alias]
+    del signatures["classify"].outputs["outputs"]
+    signatures["joint_classify"].CopyFrom(signatures["classify"])
+    for name in ("regress", "classify", "joint_regress", "joint_classify"):
+        signatures[name].method_name = f"tensorflow/serving/{name.removeprefix('joint_')}"

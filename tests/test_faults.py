@@ -41,7 +41,8 @@ def server(half):
 
 
 def test_kill_and_restart(half, tmp_path):
-    add_version(tmp_path / "half", 1, half)
+    (tmp_path / "half").mkdir()  # a server waits for the first version
+    threading.Timer(3, add_version, [tmp_path / "half", 1, half]).start()
     for kill in (True, False):
         with running(*ARGUMENTS, "--model_base_path", str(tmp_path / "half")) as server:
             with grpc.insecure_channel(server.target) as channel:
@@ -91,14 +92,14 @@ def wait_for(answers, number):
 
 def test_sigterm_lets_the_requests_under_way_end(half, tmp_path):
     add_version(tmp_path / "half", 1, half)
-    with running(*ARGUMENTS, "--model_base_path", str(tmp_path / "half")) as server:
-        with grpc.insecure_channel(server.target) as channel:
-            stub = PredictionServiceStub(channel)
-            request = predict_request("half", "loop", n=np.array([100_000], np.int32))
-            slow = stub.Predict.future(request, timeout=60)
-            ask(stub)
-            assert server.stop() == 0
-            assert list(slow.result().outputs["turns"].int_val) == [100_000]
+    arguments = [*ARGUMENTS, "--model_base_path", str(tmp_path / "half")]
+    with running(*arguments) as server, grpc.insecure_channel(server.target) as channel:
+        stub = PredictionServiceStub(channel)
+        request = predict_request("half", "loop", n=np.array([100_000], np.int32))
+        slow = stub.Predict.future(request, timeout=60)
+        ask(stub)
+        assert server.stop() == 0
+        assert list(slow.result().outputs["turns"].int_val) == [100_000]
 
 
 def test_a_slow_request_does_not_hold_up_others(server):

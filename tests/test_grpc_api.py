@@ -99,6 +99,12 @@ def test_predict_refuses_wrong_inputs(stub, inputs, code, text):
     assert refusal(stub.Predict, predict_request("half", **inputs)) == (code, text)
 
 
+def test_the_signature_is_looked_up_before_its_inputs_are_read(stub):
+    request = predict_request("half", "nope", x=[1])
+    request.inputs["x"].tensor_shape.dim[0].size = -1
+    assert refusal(stub.Predict, request) == ("FAILED_PRECONDITION", 'Serving signature key "nope" not found.')
+
+
 def test_an_empty_batch_is_answered(stub):
     assert to_array(stub.Predict(predict_request("half", x=[]), timeout=20).outputs["y"]).shape == (0,)
 
@@ -153,10 +159,12 @@ def multi(*tasks):
 
 
 def test_multi_inference_runs_both(stub):
-    regress = multi(("half", "regress", REGRESS))
-    (result,) = stub.MultiInference(regress, timeout=20).results
-    assert [r.value for r in result.regression_result.regressions] == [4.0]
-    assert (result.model_spec.name, result.model_spec.signature_name) == ("half", "regress")
+    request = multi(("half", "joint_regress", REGRESS), ("half", "joint_classify", CLASSIFY))
+    regress, classify = stub.MultiInference(request, timeout=20).results
+    assert [r.value for r in regress.regression_result.regressions] == [4.0]
+    assert (regress.model_spec.name, regress.model_spec.signature_name) == ("half", "joint_regress")
+    (found,) = classify.classification_result.classifications
+    assert [(c.label, c.score) for c in found.classes] == [("low", -4.0), ("high", 4.0)]
 
 
 @pytest.mark.parametrize(

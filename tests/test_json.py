@@ -100,17 +100,25 @@ def test_bytes_survive_a_round_trip(values):
     assert to_tensor(read, tf.string).tolist() == values
 
 
+ELEMENT = "Failed to process element: {} of 'instances' list. Error: INVALID_ARGUMENT: "
+
+
 @pytest.mark.parametrize(
     ("document", "text"),
     [
-        ({"instances": [1], "inputs": [1]}, "Not formatted correctly expecting only one of 'inputs' or 'instances' keys to exist "),
+        ({"instances": [1], "inputs": [1]}, "Not formatted correctly expecting only one of 'inputs' or "
+         "'instances' keys to exist "),
         ({"instances": {"x": 1}}, "Excepting 'instances' to be an list/array"),
         ({"instances": [1, {"x": 1}]}, "Expecting value/list but got object at item 1 of input list"),
         ({"instances": [{"x": 1}, 1]}, "Expecting object but got list at item 1 of input list"),
-        ({"instances": [{"z": 1}]}, "Failed to process element: 0 key: z of 'instances' list. Error: INVALID_ARGUMENT: JSON object: does not have named input: z"),
-        ({"instances": [[1, 2], [1]]}, "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting tensor size: 2 but got: 1"),
-        ({"instances": [[[1, 2]], [[1], [2]]]}, "Failed to process element: 1 of 'instances' list. Error: INVALID_ARGUMENT: Expecting shape [1,2] but got: [2,1]"),
-        ({"instances": [[1, [2]]]}, "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: Encountered list at unexpected level: 1 expected < 1"),
+        ({"instances": [{"z": 1}]},
+         ELEMENT.format("0 key: z") + "JSON object: does not have named input: z"),
+        ({"instances": [[1, 2], [1]]},
+         ELEMENT.format("1") + "Expecting tensor size: 2 but got: 1"),
+        ({"instances": [[[1, 2]], [[1], [2]]]},
+         ELEMENT.format("1") + "Expecting shape [1,2] but got: [2,1]"),
+        ({"instances": [[1, [2]]]},
+         ELEMENT.format("0") + "Encountered list at unexpected level: 1 expected < 1"),
         ({"inputs": [[1, 2], [3]]}, "Encountered list at unexpected size: 1 at level: 1 expected size: 2"),
         ({"inputs": [[1], 2]}, "JSON Value: 2 found at incorrect level: 2 in the JSON DOM. Expected at level: 2"),
         ({"inputs": {"z": 1}}, "Missing named input: x in 'inputs' object."),
@@ -193,7 +201,7 @@ def test_any_body_is_read_or_refused(body):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.sampled_from(list(VALUES) + [tf.string]), JSON)
+@given(st.sampled_from([*VALUES, tf.string]), JSON)
 def test_any_value_becomes_a_tensor_or_is_refused(dtype, value):
     describe(value)
     try:

@@ -59,7 +59,8 @@ def test_several_inputs_and_outputs(connection):
     _, text = ask(connection, "POST", "/v1/models/half:predict", rows)
     assert text == (
         '{\n    "predictions": [\n        {\n            "difference": [-2.0, -2.0],\n            "sum": [4.0, 6.0]\n'
-        '        },\n        {\n            "difference": [-5.0, -4.5],\n            "sum": [5.0, 6.5]\n        }\n    ]\n}'
+        '        },\n        {\n            "difference": [-5.0, -4.5],\n            "sum": [5.0, 6.5]\n'
+        "        }\n    ]\n}"
     )
     columns = {"signature_name": "pair", "inputs": {"a": [[1]], "b": [[2]]}}
     _, text = ask(connection, "POST", "/v1/models/half:predict", columns)
@@ -112,7 +113,8 @@ def test_status_and_metadata(connection):
         ("half:predict", "instances = [1]", 400, "JSON Parse error: Invalid value. at offset: 0"),
         ("half:predict", "[1]", 400, "JSON Value: [\n    1\n] Is not object"),
         ("half:predict", {"a": 1}, 400, "Missing 'inputs' or 'instances' key"),
-        ("half:predict", {"instances": []}, 400, 'JSON Value: {\n    "instances": []\n} No values in \'instances\' array'),
+        ("half:predict", {"instances": []}, 400,
+         'JSON Value: {\n    "instances": []\n} No values in \'instances\' array'),
         (
             "half:predict",
             {"signature_name": "x", "instances": [1]},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import logging
 import signal
 import sys
@@ -19,7 +20,6 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
-from tfrec import __version__
 from tfrec.errors import ServerError
 from tfrec.server.api import Api
 from tfrec.server.batching import Batching, BatchingSession, BatchScheduler
@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     arguments = parser(str(__doc__)).parse_args(argv)
     if arguments.version:
-        print(f"tfrec-model-server {__version__}\nTensorFlow {tf.__version__}")
+        print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow {tf.__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
     stop = threading.Event()
@@ -120,8 +120,10 @@ def _serve(arguments: argparse.Namespace, stop: threading.Event, stack: ExitStac
     config, metrics = _model_config(arguments), Metrics()
     manager = Manager(_loading(arguments, metrics, stack))
     stack.callback(manager.close)
+    if arguments.file_system_poll_wait_seconds > 0:
+        stack.callback(Every(arguments.file_system_poll_wait_seconds, manager.poll, "poll").stop)
     manager.reload(config, lambda: not stop.is_set())
-    _poll(arguments, manager, stack)
+    _poll_config(arguments, manager, stack)
     if stop.is_set():
         return
     api = Api(manager, metrics)
@@ -225,9 +227,7 @@ def _scheduler(arguments: argparse.Namespace, stack: ExitStack) -> BatchSchedule
     return scheduler
 
 
-def _poll(arguments: argparse.Namespace, manager: Manager, stack: ExitStack) -> None:
-    if arguments.file_system_poll_wait_seconds > 0:
-        stack.callback(Every(arguments.file_system_poll_wait_seconds, manager.poll, "poll").stop)
+def _poll_config(arguments: argparse.Namespace, manager: Manager, stack: ExitStack) -> None:
     if arguments.model_config_file and arguments.model_config_file_poll_wait_seconds > 0:
         file = Path(arguments.model_config_file)
         seconds = arguments.model_config_file_poll_wait_seconds

@@ -27,10 +27,10 @@ def run_predict(
     Raises:
         RequestError: the request does not fit the signature, or the graph refuses it.
     """
-    inputs = {alias: _decode(alias, proto) for alias, proto in request.inputs.items()}
-    outputs = servable.run(request.model_spec.signature_name, inputs, request.output_filter, deadline)
+    spec = request.model_spec
+    outputs = servable.run(spec.signature_name, dict(request.inputs), request.output_filter, deadline, _decode)
     response = PredictResponse()
-    fill_spec(response.model_spec, request.model_spec, version)
+    fill_spec(response.model_spec, spec, version)
     for alias, value in outputs.items():
         to_proto(value, response.outputs[alias])
     return response

@@ -80,9 +80,10 @@ class Servable:
     def run(
         self,
         signature: str,
-        inputs: Mapping[str, np.ndarray],
+        inputs: Mapping[str, Any],
         outputs: Sequence[str] | None = None,
         deadline: float | None = None,
+        decode: Callable[[str, Any], np.ndarray] = lambda alias, value: np.asarray(value),
     ) -> dict[str, np.ndarray]:
         """Runs one signature; safe to call from several threads.
 
@@ -91,6 +92,7 @@ class Servable:
             inputs: an array per input; those with a default may be left out. Strings are object arrays of bytes.
             outputs: the outputs wanted; None or empty means all.
             deadline: on the monotonic clock; None waits as long as it takes.
+            decode: makes an array of an input's name and value, once the names are known to fit.
 
         Returns:
             an array per output.
@@ -99,9 +101,11 @@ class Servable:
             RequestError: the request does not fit the signature, or the graph refuses it.
         """
         found = self._signature(signature or DEFAULT_SIGNATURE)
-        given = complete_inputs(found, {alias: np.asarray(value) for alias, value in inputs.items()})
+        feeds = {
+            found.inputs[alias].tensor: decode(alias, value) if alias in inputs else value
+            for alias, value in complete_inputs(found, inputs).items()
+        }
         wanted = _check_outputs(found, outputs or ())
-        feeds = {found.inputs[alias].tensor: value for alias, value in given.items()}
         _check_dtypes(found, feeds)
         values = self.session.run(feeds, [found.outputs[alias].tensor for alias in wanted], deadline)
         return dict(zip(wanted, values, strict=True))
@@ -123,7 +127,7 @@ class Servable:
         return found
 
 
-def complete_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def complete_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Puts inputs in the signature's order and fills those left out from its defaults.
 
     Raises:
