@@ -37,8 +37,9 @@ class Half(tf.Module):
 def save_half_plus_two(path: Path, bias: float = 2.0) -> Path:
     """Writes y = x / 2 + bias with predict, regress and classify signatures.
 
-    ``joint_regress`` and ``joint_classify`` share their input; ``serving_default`` x → y; ``pair`` a, b [B, ?] → sum, difference; ``texts`` → themselves, as text and as bytes;
-    ``loop`` n → n, after n turns; ``scalar`` x → one number; ``echo_DTYPE``.
+    ``joint_regress`` and ``joint_classify`` share their input; ``serving_default`` x → y; ``pair`` a, b [B, ?] → sum,
+    difference; ``texts`` → themselves, as text and as bytes; ``loop`` n → n, after n turns; ``scalar`` x → one number;
+    ``echo_DTYPE``.
     """
     half = Half(bias)
     signatures = {"serving_default": _predict(half), "pair": _pair(), "texts": _texts(), "loop": _loop()}
