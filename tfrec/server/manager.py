@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,6 @@ from tfrec.server.version import AVAILABLE, END, LOADING, START, UNLOADING, Vers
 from tfrec.server.versions import aspired_versions
 
 _LOG = logging.getLogger(__name__)
-_LOWEST_PRIORITY = 19
 _LOOK_AGAIN = 0.2  # seconds between looks at whether a waiting caller is still there
 
 
@@ -62,7 +60,8 @@ class Manager:
         self._complaints: dict[str, str] = {}
         self._changed = threading.Condition(threading.RLock())
         self._reloading, self._closed = threading.Lock(), threading.Event()
-        self._pool = ThreadPoolExecutor(self._loading.threads, "load", initializer=_give_way)
+        # At normal priority: a thread of low priority that holds the interpreter lock would hold up every request.
+        self._pool = ThreadPoolExecutor(self._loading.threads, "load")
         self._unloads: set[threading.Thread] = set()
 
     @contextlib.contextmanager
@@ -307,7 +306,3 @@ class Every:
 
 
 _NAMES = {START: "START", LOADING: "LOADING", AVAILABLE: "AVAILABLE", UNLOADING: "UNLOADING", END: "END"}
-
-
-def _give_way() -> None:
-    os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOWEST_PRIORITY)
