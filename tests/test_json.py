@@ -12,9 +12,12 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from tfrec.server import json_response
+from tfrec.server.api import Api
 from tfrec.server.json_request import examples_input, make_example, predict_inputs, to_tensor
 from tfrec.server.json_text import decimals, describe, parse
-from tfrec.server.servable import TensorInfo
+from tfrec.server.manager import FixedModel
+from tfrec.server.rest import Rest
+from tfrec.server.servable import Servable, TensorInfo
 from tfrec.server.status import RequestError
 
 FLOAT = {"x": TensorInfo("x:0", tf.float32, (None,))}
@@ -209,3 +212,41 @@ def test_any_value_becomes_a_tensor_or_is_refused(dtype, value):
     except RequestError:
         return
     assert array.dtype == dtype.as_numpy_dtype
+
+
+@pytest.fixture(scope="module")
+def rest(half):
+    manager = FixedModel("half", 1, Servable(half))
+    yield Rest(Api(manager))
+    manager.close()
+
+
+METHODS = st.sampled_from(["predict", "classify", "regress"])
+BODIES = st.binary(max_size=40) | JSON.map(lambda value: json.dumps(value).encode())
+BODIES |= st.tuples(st.sampled_from(["instances", "inputs", "examples", "signature_name", "context"]), JSON).map(
+    lambda pair: json.dumps({"instances": [1], **dict([pair])}).encode()
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(METHODS, BODIES)
+def test_any_body_gets_a_json_answer(rest, method, body):
+    answer = rest.answer("POST", f"/v1/models/half:{method}", body)
+    assert answer.status in (200, 400, 501)
+    json.loads(answer.body.decode("utf-8", "surrogateescape"))
+
+
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"instances": ["\\ud800"]}', "The surrogate pair in string is invalid. at offset: 16"),
+        (b'{"instances": [' + b"9" * 5000 + b"]}", "Number too big to be stored in double. at offset: 0"),
+    ],
+)
+def test_what_python_reads_otherwise(body, text):
+    assert words(parse, body) == f"JSON Parse error: {text}"
+
+
+def test_bytes_that_are_no_text_travel_as_they_are():
+    document = parse(b'{"instances": ["\xff"]}')
+    assert to_tensor(document["instances"], tf.string).tolist() == [b"\xff"]

@@ -5,7 +5,7 @@ Reference: tensorflow_serving/servables/tensorflow/{classifier,regressor,multi_i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -36,11 +36,8 @@ def run_classify(
     Raises:
         RequestError: the signature does not classify, the input is empty, or the graph refuses it.
     """
-    signature = _signature(servable, request.model_spec.signature_name, CLASSIFY)
-    values, count = _run(servable, _input_tensor(signature, CLASSIFY), _classes(signature), request.input, deadline)
     response = ClassificationResponse()
-    fill_spec(response.model_spec, request.model_spec, version)
-    _fill_classes(response.result, signature, values, count)
+    _answer(servable, version, request, response, CLASSIFY, deadline)
     return response
 
 
@@ -52,11 +49,8 @@ def run_regress(
     Raises:
         RequestError: the signature does not regress, the input is empty, or the graph refuses it.
     """
-    signature = _signature(servable, request.model_spec.signature_name, REGRESS)
-    values, count = _run(servable, _input_tensor(signature, REGRESS), _value(signature), request.input, deadline)
     response = RegressionResponse()
-    fill_spec(response.model_spec, request.model_spec, version)
-    _fill_values(response.result, signature, values, count)
+    _answer(servable, version, request, response, REGRESS, deadline)
     return response
 
 
@@ -72,18 +66,15 @@ def run_multi_inference(
     tensors = {_input_tensor(signature, task.method_name) for task, signature in tasks}
     if len(tensors) > 1:
         raise invalid("Input tensor must be the same for all Signatures.")
-    fetches = sorted({tensor for task, signature in tasks for tensor in _fetches(task, signature)})
+    fetches = sorted({tensor for task, signature in tasks for tensor in _FETCHES[task.method_name](signature)})
     values, count = _run(servable, next(iter(tensors), ""), fetches, request.input, deadline)
     response = MultiInferenceResponse()
     for task, signature in tasks:
         result = response.results.add()
         fill_spec(result.model_spec, task.model_spec, version)
-        if task.method_name == CLASSIFY:
-            result.classification_result.SetInParent()
-            _fill_classes(result.classification_result, signature, values, count)
-        else:
-            result.regression_result.SetInParent()
-            _fill_values(result.regression_result, signature, values, count)
+        filled = getattr(result, f"{_NAMES[task.method_name]}_result")
+        filled.SetInParent()
+        _FILL[task.method_name](filled, signature, values, count)
     return response
 
 
@@ -107,6 +98,16 @@ def count_examples(given: Input) -> int:
     """How many examples a request has."""
     kind = given.WhichOneof("kind")
     return len(getattr(given, kind).examples) if kind else 0
+
+
+def _answer(
+    servable: Servable, version: int | None, request: Any, response: Any, method: str, deadline: float | None
+) -> None:
+    signature = _signature(servable, request.model_spec.signature_name, method)
+    tensor, fetches = _input_tensor(signature, method), _FETCHES[method](signature)
+    values, count = _run(servable, tensor, fetches, request.input, deadline)
+    fill_spec(response.model_spec, request.model_spec, version)
+    _FILL[method](response.result, signature, values, count)
 
 
 def _signature(servable: Servable, name: str, method: str) -> Signature:
@@ -173,10 +174,6 @@ def _value(signature: Signature) -> list[str]:
     return [signature.outputs[_OUTPUTS].tensor]
 
 
-def _fetches(task: InferenceTask, signature: Signature) -> list[str]:
-    return _classes(signature) if task.method_name == CLASSIFY else _value(signature)
-
-
 def _run(
     servable: Servable, tensor: str, fetches: Sequence[str], given: Input, deadline: float | None
 ) -> tuple[dict[str, np.ndarray], int]:
@@ -235,3 +232,10 @@ def _shape(value: np.ndarray) -> str:
 
 def _dtype(value: np.ndarray) -> str:
     return DataType.Name(dtype_of(value).as_datatype_enum)
+
+
+_FETCHES: Mapping[str, Callable[[Signature], list[str]]] = {CLASSIFY: _classes, REGRESS: _value}
+_FILL: Mapping[str, Callable[[Any, Signature, Mapping[str, Any], int], None]] = {
+    CLASSIFY: _fill_classes,
+    REGRESS: _fill_values,
+}

@@ -46,7 +46,7 @@ def signature_name(document: Mapping[str, Any]) -> str:
         raise invalid(
             f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
-    return name
+    return _readable(name)
 
 
 def predict_inputs(document: Mapping[str, Any], infos: Infos) -> tuple[dict[str, np.ndarray], bool]:
@@ -104,7 +104,7 @@ def make_example(value: Any) -> Example:
         raise invalid(f"Example must be JSON object but got JSON {type_name(value)}")
     example = Example()
     for name, content in value.items():
-        feature = example.features.feature[name]
+        feature = example.features.feature[_readable(name)]
         for element in content if isinstance(content, list) else [content]:
             _add_to_feature(element, name, feature)
     return example
@@ -216,7 +216,7 @@ def _element(value: Any, dtype: tf.DType) -> Any:
     if dtype == tf.bool and kind is bool:
         return value
     if dtype == tf.string and kind is str:
-        return value.encode("utf-8", "surrogatepass")
+        return value.encode("utf-8", "surrogateescape")
     if dtype == tf.string and kind is dict:
         return _decoded(value)
     if dtype in _FLOATS or dtype in _RANGES or dtype in (tf.bool, tf.string) or kind is dict:
@@ -263,7 +263,7 @@ def _add_to_feature(value: Any, name: str, feature: Feature) -> None:
             raise invalid(f"Feature: {name} has uint64 element. Only int64 is supported.")
         feature.int64_list.value.append(int(value))
     else:
-        data = _decoded(value) if isinstance(value, dict) else value.encode("utf-8", "surrogatepass")
+        data = _decoded(value) if isinstance(value, dict) else value.encode("utf-8", "surrogateescape")
         _of_kind(feature, "bytes", name).bytes_list.value.append(data)
 
 
@@ -280,6 +280,11 @@ def _is_base64(value: Any) -> bool:
 
 def _is_object(value: Any) -> bool:
     return isinstance(value, dict) and not _is_base64(value)
+
+
+def _readable(text: str) -> str:
+    """Text that a proto can hold: bytes that were no UTF-8 are replaced."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _malformed(document: Mapping[str, Any], rule: str) -> RequestError:

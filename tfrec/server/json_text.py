@@ -16,6 +16,8 @@ from tfrec.server.status import invalid
 _SPACE = re.compile(rb"[ \t\n\r]*")
 _NUMBER = re.compile(rb"-?(?:0|[1-9]\d*)(?P<fraction>\.\d*)?(?P<exponent>[eE][+-]?\d*)?")
 _WORDS = (b"null", b"true", b"false", b"NaN", b"Infinity", b"-Infinity", b"Inf", b"-Inf", b"-NaN")
+_BOM = b"\xef\xbb\xbf"
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
 _INDENT = 4
@@ -30,13 +32,26 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body.decode("utf-8-sig"))
+        document = json.loads(body.removeprefix(_BOM).decode("utf-8", "surrogateescape"))
     except (ValueError, RecursionError) as error:
         _Scanner(body).explain()
-        raise invalid(f"JSON Parse error: Invalid value. at offset: {getattr(error, 'pos', 0)}") from error
+        raise invalid("JSON Parse error: Number too big to be stored in double. at offset: 0") from error
+    _check_surrogates(body, document)
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {describe(document)} Is not object")
     return document
+
+
+def _check_surrogates(body: bytes, document: Any) -> None:
+    """Python lets half a surrogate pair pass."""
+    escape = _SURROGATE.search(body)
+    if escape is None:
+        return
+    try:
+        json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        text = f"JSON Parse error: The surrogate pair in string is invalid. at offset: {escape.start()}"
+        raise invalid(text) from error
 
 
 def type_name(value: Any) -> str:
@@ -84,7 +99,7 @@ class _Scanner:
     """Walks through a malformed text to say what RapidJSON would say; raises RequestError."""
 
     def __init__(self, text: bytes):
-        self._text, self._at = text.removeprefix(b"\xef\xbb\xbf"), 0
+        self._text, self._at = text.removeprefix(_BOM), 0
 
     def explain(self) -> None:
         try:

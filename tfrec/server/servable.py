@@ -50,6 +50,11 @@ class Signature:
     defaults: Mapping[str, np.ndarray]
     method: str
 
+    @functools.cached_property
+    def dtypes(self) -> Mapping[str, tf.DType]:
+        """The type of every input, by the name of its tensor."""
+        return {info.tensor: info.dtype for info in self.inputs.values()}
+
 
 class Servable:
     """A loaded SavedModel.
@@ -189,8 +194,8 @@ def _tensor_info(info: Any) -> TensorInfo:
 
 
 def _check_dtypes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
-    expected = {info.tensor: info.dtype for info in signature.inputs.values()}
-    if all(dtype_of(value) == expected[tensor] for tensor, value in feeds.items()):
+    expected = signature.dtypes
+    if all(dtype_of(value) is expected[tensor] for tensor, value in feeds.items()):  # types are singletons
         return
     for i, tensor in enumerate(sorted(feeds)):  # the session counts its arguments in this order
         got = dtype_of(feeds[tensor])
