@@ -20,7 +20,10 @@ from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 
 _EXAMPLES = tf.TensorSpec([None], tf.string, name="inputs")
-ECHOED = ("float64", "int8", "uint8", "int16", "int32", "uint32", "int64", "uint64", "bool", "float16", "complex64")
+ECHOED = (
+    *("float16", "bfloat16", "float64", "complex64", "complex128", "bool"),
+    *("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64"),
+)
 
 
 class Half(tf.Module):

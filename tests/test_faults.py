@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import random
 import threading
 import time
+import urllib.request
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 import numpy as np
@@ -95,20 +98,30 @@ def test_sigterm_lets_the_requests_under_way_end(half, tmp_path):
     arguments = [*ARGUMENTS, "--model_base_path", str(tmp_path / "half")]
     with running(*arguments) as server, grpc.insecure_channel(server.target) as channel:
         stub = PredictionServiceStub(channel)
-        request = predict_request("half", "loop", n=np.array([100_000], np.int32))
+        request = predict_request("half", "loop", n=np.array([40_000], np.int32))
         slow = stub.Predict.future(request, timeout=60)
-        ask(stub)
-        assert server.stop() == 0
-        assert list(slow.result().outputs["turns"].int_val) == [100_000]
+        with ThreadPoolExecutor(1) as pool:
+            over_rest = pool.submit(slow_rest_request, server.rest)
+            ask(stub)
+            time.sleep(0.3)  # both are under way
+            assert server.stop() == 0
+            assert over_rest.result() == {"predictions": [40_000]}
+        assert list(slow.result().outputs["turns"].int_val) == [40_000]
+
+
+def slow_rest_request(address):
+    body = json.dumps({"signature_name": "loop", "instances": [40_000]}).encode()
+    with urllib.request.urlopen(f"{address}/v1/models/half:predict", body, timeout=60) as response:
+        return json.loads(response.read())
 
 
 def test_a_slow_request_does_not_hold_up_others(server):
     stub = PredictionServiceStub(server)
-    slow = stub.Predict.future(predict_request("half", "loop", n=np.array([200_000], np.int32)), timeout=60)
+    slow = stub.Predict.future(predict_request("half", "loop", n=np.array([60_000], np.int32)), timeout=60)
     for _ in range(5):
         assert ask(stub) == (1, 3.0)
     assert not slow.done()
-    assert list(slow.result().outputs["turns"].int_val) == [200_000]
+    assert list(slow.result().outputs["turns"].int_val) == [60_000]
 
 
 def test_more_requests_than_may_wait_are_refused(half, monkeypatch):
@@ -117,7 +130,7 @@ def test_more_requests_than_may_wait_are_refused(half, monkeypatch):
     server, port = start(manager, "127.0.0.1", 0, 1)
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         stub = PredictionServiceStub(channel)
-        request = predict_request("half", "loop", n=np.array([100_000], np.int32))
+        request = predict_request("half", "loop", n=np.array([40_000], np.int32))
         futures = [stub.Predict.future(request, timeout=60) for _ in range(6)]
         codes = Counter(future.code().name for future in futures)
     assert codes["RESOURCE_EXHAUSTED"] >= 1 and codes["OK"] >= 1 and len(codes) == 2

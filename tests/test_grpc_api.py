@@ -60,7 +60,7 @@ def spec_of(request, signature="", model="half"):
 @pytest.mark.parametrize("name", ECHOED)
 @pytest.mark.parametrize("packed", [True, False], ids=["content", "typed"])
 def test_predict_echoes_every_dtype(stub, name, packed):
-    array = np.array([[0, 1], [2, 100]]).astype(name)
+    array = np.array([[0, 1], [2, 100]]).astype(tf.as_dtype(name).as_numpy_dtype)
     request = predict_request("half", f"echo_{name}")
     if packed:
         request.inputs["x"].dtype = tf.as_dtype(name).as_datatype_enum

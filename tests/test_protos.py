@@ -90,6 +90,20 @@ def test_batching_parameters_need_batching(tmp_path, capsys, half):
     assert "without setting server_options.enable_batching to true" in capsys.readouterr().err
 
 
+def test_a_model_that_cannot_load_at_the_start_ends_the_server(tmp_path, capsys):
+    (tmp_path / "half" / "1").mkdir(parents=True)
+    assert main(["--model_base_path", str(tmp_path / "half"), "--max_num_load_retries=0"]) == 1
+    text = (
+        "Failed to start server. Error: UNKNOWN: 1 model(s) did not become available: {{{name: default version: 1} due"
+    )
+    assert text in capsys.readouterr().err
+
+
+def test_unknown_flags_are_refused():
+    with pytest.raises(SystemExit):
+        main(["--model_base", "x"])
+
+
 def test_nothing_to_serve(capsys):
     assert main([]) == 1
     assert "Both server_options.model_base_path and server_options.model_config_file are empty!" in (

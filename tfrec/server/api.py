@@ -101,7 +101,7 @@ class Api:
             )
         self.manager.reload(request.config, waiting)
         response = ReloadConfigResponse()
-        response.status.error_code = 0
+        response.status.SetInParent()
         return response
 
     def measured(self, call: Callable[..., Any], model: str, name: str, entry: str) -> Any:

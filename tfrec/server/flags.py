@@ -10,7 +10,7 @@ EXAMPLE = "example: tfrec-model-server --port 8500 --model_name shop --model_bas
 
 def parser(description: str) -> argparse.ArgumentParser:
     """Flags as ``--name value``, ``--name=value`` and, for switches, also ``--name`` alone."""
-    made = argparse.ArgumentParser("tfrec-model-server", description=description, epilog=EXAMPLE)
+    made = argparse.ArgumentParser("tfrec-model-server", description=description, epilog=EXAMPLE, allow_abbrev=False)
     _addresses(made)
     _models(made)
     _execution(made)

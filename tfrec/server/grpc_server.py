@@ -97,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Serves until SIGTERM or SIGINT; returns the exit code."""
     arguments = parser(str(__doc__)).parse_args(argv)
     if arguments.version:
-        print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow {tf.__version__}")
+        print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow Library: {tf.__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
     stop = threading.Event()

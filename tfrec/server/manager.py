@@ -284,7 +284,7 @@ class FixedModel(Manager):
 
 
 class Every:
-    """Calls a function again and again in a thread of its own, by the monotonic clock.
+    """Calls a function again and again in a thread of its own, by the monotonic clock; failures are logged.
 
     Args:
         seconds: between the end of a call and the next one.
@@ -297,7 +297,10 @@ class Every:
 
     def _run(self, seconds: float, work: Callable[[], None]) -> None:
         while not self._stop.wait(seconds):
-            work()
+            try:
+                work()
+            except Exception:  # the next call may do better
+                _LOG.exception("%s failed", self._thread.name)
 
     def stop(self) -> None:
         """Ends the thread after the call that is under way."""
