@@ -42,7 +42,7 @@ _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_l
 _WAITING = 1000  # requests that may wait for a thread; more are refused with RESOURCE_EXHAUSTED
 _GRACE = 30.0  # seconds for the requests that are under way when the server is told to stop
 
-Model = FixedModel
+Model = FixedModel  # what callers of start hand over when they have loaded a model themselves
 
 
 def start(

@@ -65,7 +65,6 @@ class GraphSession:
             with self._graph._c_graph.get() as graph:
                 _import(graph, meta_graph.graph_def)
                 self._session = _new_session(graph, threads)
-            c_api.ExtendSession(self._session)
         except tf.errors.OpError as error:
             raise from_runtime(error) from error
         try:
@@ -125,6 +124,7 @@ class GraphSession:
         saver, feeds = meta_graph.saver_def, _asset_feeds(path, meta_graph)
         variables = path / "variables" / "variables"
         try:
+            c_api.ExtendSession(self._session)
             if saver.restore_op_name and variables.with_suffix(".index").exists():
                 self._target(saver.restore_op_name, {saver.filename_tensor_name: _text(variables), **feeds})
             if init := _init_op(meta_graph):

@@ -9,26 +9,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-from tfrec.errors import ServerError
 from tfrec.server.status import invalid
 
 _NUMBER = re.compile(r"[+-]?\d{1,19}")
 _LIMIT = 2**63
-
-
-def latest_version(base: Path) -> tuple[int, Path]:
-    """The highest numbered folder below a model's base path.
-
-    Raises:
-        ServerError: there is no base path or no numbered folder.
-    """
-    if not base.is_dir():
-        raise ServerError("model_base_path must be a folder", str(base))
-    versions = version_folders(base)
-    if not versions:
-        raise ServerError("model_base_path must hold a folder named by a version number", str(base), "Export a model")
-    version = max(versions)
-    return version, versions[version]
 
 
 def version_folders(base: Path) -> dict[int, Path]:
