@@ -11,6 +11,11 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.half_plus_two import add_version, running, write_text
+from tfrec.server.api import Api
+from tfrec.server.http_server import HttpServer
+from tfrec.server.manager import FixedModel
+from tfrec.server.rest import Rest
+from tfrec.server.servable import Servable
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +24,7 @@ def server(half, tmp_path_factory):
     add_version(folder / "half", 1, half)
     monitoring = write_text(folder / "monitoring.txt", 'prometheus_config { enable: true path: "/metrics" }')
     arguments = ["--model_name", "half", "--model_base_path", str(folder / "half")]
-    with running(*arguments, "--monitoring_config_file", str(monitoring), "--rest_api_timeout_in_ms=3000") as server:
+    with running(*arguments, "--monitoring_config_file", str(monitoring)) as server:
         yield server
         assert server.stop() == 0
 
@@ -175,9 +180,15 @@ def refused_gzip(connection):
     return json.loads(text)["error"]
 
 
-def test_a_request_that_takes_too_long_is_answered_504(connection):
-    body = {"signature_name": "loop", "instances": [2_000_000]}
+def test_a_request_that_takes_too_long_is_answered_504(half):
+    manager = FixedModel("half", 1, Servable(half))
+    server = HttpServer(Rest(Api(manager), timeout_seconds=0.02), "127.0.0.1", 0, 1)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    body = {"signature_name": "loop", "instances": [50_000]}
     assert refused(connection, "/v1/models/half:predict", body, 504) == "Timed out waiting for notification"
+    connection.close()
+    server.close(5)
+    manager.close()
 
 
 def test_stalled_and_hostile_clients_do_not_stop_the_others(server, connection):

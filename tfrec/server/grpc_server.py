@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.metadata
 import logging
+import os
 import signal
 import sys
 import threading
@@ -94,7 +95,7 @@ def start(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves until SIGTERM or SIGINT; returns the exit code."""
+    """Serves until SIGTERM or SIGINT and lets requests end; a second signal ends at once. Returns the exit code."""
     arguments = parser(str(__doc__)).parse_args(argv)
     if arguments.version:
         print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow Library: {tf.__version__}")
@@ -102,7 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     try:
         with ExitStack() as stack:
             _serve(arguments, stop, stack)
