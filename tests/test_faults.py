@@ -18,7 +18,7 @@ from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from tests.half_plus_two import add_version, edit, predict_request, running
+from tests.half_plus_two import add_version, edit, predict_request, running, write_text
 from tfrec.server import grpc_server
 from tfrec.server.grpc_server import Model, start
 from tfrec.server.servable import Servable
@@ -55,6 +55,35 @@ def test_kill_and_restart(half, tmp_path):
                 assert server.process.wait(20) == -9
             else:
                 assert server.stop() == 0
+
+
+def test_a_config_file_is_read_again(half, tmp_path):
+    add_version(tmp_path / "half", 1, half)
+    model = f'name: "half" base_path: "{tmp_path / "half"}" model_platform: "tensorflow"'
+    file = write_text(tmp_path / "models.txt", f"model_config_list {{ config {{ {model} }} }}")
+    arguments = ["--model_config_file", str(file), "--model_config_file_poll_wait_seconds=1"]
+    with running(*arguments) as server, grpc.insecure_channel(server.target) as channel:
+        stub, request = PredictionServiceStub(channel), predict_request("half", x=[2.0])
+        request.model_spec.version_label = "stable"
+        with pytest.raises(grpc.RpcError, match="Unrecognized servable version label: stable"):
+            stub.Predict(request, timeout=20)
+        write_text(file, "nonsense")  # a broken file changes nothing
+        time.sleep(1.5)
+        assert ask(stub) == (1, 3.0)
+        label = 'version_labels { key: "stable" value: 1 }'
+        write_text(file, f"model_config_list {{ config {{ {model} {label} }} }}")
+        assert eventually(lambda: stub.Predict(request, timeout=20).model_spec.version.value) == 1
+
+
+def eventually(call):
+    """The first answer that is no refusal."""
+    end = time.monotonic() + 30
+    while True:
+        try:
+            return call()
+        except grpc.RpcError:
+            assert time.monotonic() < end
+            time.sleep(0.1)
 
 
 def test_swaps_and_broken_versions_under_load_fail_no_request(half, tmp_path):

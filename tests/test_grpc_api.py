@@ -13,8 +13,9 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from tests.half_plus_two import ECHOED, predict_request
+from tests.half_plus_two import ECHOED, add_version, predict_request
 from tfrec.server.grpc_server import Model, start
+from tfrec.server.manager import Loading, Manager
 from tfrec.server.servable import CLASSIFY, REGRESS, Servable
 from tfrec.server.tensors import to_array, to_proto
 
@@ -213,3 +214,26 @@ def test_a_deadline_that_has_passed_reaches_the_client(stub):
 def test_only_model_config_lists_are_reloaded(channel):
     code, text = refusal(ModelServiceStub(channel).HandleReloadConfigRequest, ReloadConfigRequest())
     assert code == "INVALID_ARGUMENT" and text.endswith("Only ModelConfigList is currently supported")
+
+
+def test_a_model_config_list_is_reloaded(half, tmp_path):
+    add_version(tmp_path / "other", 7, half)
+    manager = Manager(Loading(retries=0))
+    server, port = start(manager, "127.0.0.1", 0, 2)
+    request = ReloadConfigRequest()
+    models = request.config.model_config_list.config
+    models.add(name="other", base_path=str(tmp_path / "other"), model_platform="tensorflow")
+    with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
+        reload, predict = ModelServiceStub(channel).HandleReloadConfigRequest, PredictionServiceStub(channel).Predict
+        assert reload(request, timeout=60).status.error_code == 0
+        assert predict(predict_request("other", x=[2]), timeout=20).model_spec.version.value == 7
+        models[0].version_labels["stable"] = 7
+        reload(request, timeout=60)
+        labelled = predict_request("other", x=[2])
+        labelled.model_spec.version_label = "stable"
+        assert list(predict(labelled, timeout=20).outputs["y"].float_val) == [3.0]
+        models[0].version_labels["stable"] = 8
+        code, text = refusal(reload, request)
+    assert code == "FAILED_PRECONDITION" and text.startswith("Request to assign label to version 8 of model other")
+    server.stop(None).wait()
+    manager.close()
