@@ -51,6 +51,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
+def half(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The SavedModel of half_plus_two, to be copied."""
+    from tests.half_plus_two import save_half_plus_two
+
+    return save_half_plus_two(tmp_path_factory.mktemp("half") / "1")
+
+
+@pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Shop:
     """The checkerboard with text, item and user features, trained by the command line."""
     import contextlib

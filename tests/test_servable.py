@@ -18,7 +18,6 @@ from tests.saved_models import LOWEST, save_shop, save_untracked_variable, strin
 from tfrec.errors import ServerError
 from tfrec.server.servable import RequestError, Servable
 from tfrec.server.tensors import to_array, to_proto
-from tfrec.server.versions import latest_version
 
 NOBODY = {"user_id": strings(["u"]), "history": strings([[]])}
 
@@ -124,7 +123,9 @@ def test_an_untracked_variable_fails_at_run_as_in_serving(tmp_path):
 
 
 def test_a_missing_folder_is_named(tmp_path):
-    with pytest.raises(ServerError, match=r"must hold saved_model.pb; got .*gone"):
+    with pytest.raises(
+        ServerError, match=r"Could not find SavedModel .pb or .pbtxt at supplied export directory path: .*gone"
+    ):
         Servable(tmp_path / "gone")
 
 
@@ -132,7 +133,7 @@ def test_damaged_files_are_refused(folder, tmp_path):
     copy = tmp_path / "1"
     copy.mkdir()
     (copy / "saved_model.pb").write_bytes((folder / "saved_model.pb").read_bytes()[:1000])
-    with pytest.raises(ServerError, match="must load as a SavedModel"):
+    with pytest.raises(ServerError, match=r"Can't parse .*saved_model.pb as binary proto"):
         Servable(copy)
 
 
@@ -149,19 +150,6 @@ def test_a_model_without_text_ops_loads_where_tensorflow_text_is_absent(tmp_path
         "assert Servable(sys.argv[1]).run('', {'x': numpy.ones(1, 'float32')})['y'] == 2"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "1")], check=True, cwd=Path(__file__).parents[1])
-
-
-def test_latest_version_is_numeric(tmp_path):
-    for name in ("9", "10", "beside.tmp", "x"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "11").touch()
-    assert latest_version(tmp_path) == (10, tmp_path / "10")
-
-
-@pytest.mark.parametrize("folder", [".", "gone"])
-def test_a_base_path_without_versions_is_refused(tmp_path, folder):
-    with pytest.raises(ServerError, match="model_base_path must"):
-        latest_version(tmp_path / folder)
 
 
 DTYPES = st.sampled_from(["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "bool"])

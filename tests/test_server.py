@@ -126,6 +126,7 @@ def test_model_status(channel):
     asked.model_spec.version.value = 7
     assert refusal(status, asked) == ("NOT_FOUND", "Could not find version 7 of model shop")
     asked.model_spec.name = "x"
+    asked.model_spec.ClearField("version")
     assert refusal(status, asked) == ("NOT_FOUND", "Could not find any versions of model x")
     assert refusal(status, GetModelStatusRequest()) == ("INVALID_ARGUMENT", "Missing ModelSpec")
 

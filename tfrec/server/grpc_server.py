@@ -1,118 +1,73 @@
-"""TensorFlow Serving's gRPC API over one model: PredictionService.Predict and ModelService.GetModelStatus."""
+"""TensorFlow Serving's gRPC and REST API over SavedModels: the command tfrec-model-server."""
 
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
+import logging
 import os
 import signal
 import sys
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import grpc
-import numpy as np
-from tensorflow_serving.apis import (
-    get_model_status_pb2,
-    model_pb2,
-    model_service_pb2_grpc,
-    predict_pb2,
-    prediction_service_pb2_grpc,
-)
+import tensorflow as tf
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tfrec.errors import ServerError
-from tfrec.server.servable import DEFAULT_SIGNATURE, RequestError, Servable
-from tfrec.server.tensors import to_array, to_proto
-from tfrec.server.versions import latest_version
+from tfrec.server.api import Api
+from tfrec.server.batching import Batching, BatchingSession, BatchScheduler
+from tfrec.server.config import read_config, single_model
+from tfrec.server.flags import parser
+from tfrec.server.http_server import HttpServer
+from tfrec.server.manager import Every, FixedModel, Loading, Manager
+from tfrec.server.metrics import Metrics
+from tfrec.server.protos import BatchingParameters, MonitoringConfig, read_text
+from tfrec.server.rest import PROMETHEUS_PATH, Rest
+from tfrec.server.servable import Servable
+from tfrec.server.services import ModelService, PredictionService
+from tfrec.server.session import Threads
+from tfrec.server.status import RequestError, invalid
+from tfrec.server.tls import read_credentials
+from tfrec.server.warmup import warm_up
 
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-_EXAMPLE = "example: tfrec-model-server --port 8500 --model_name shop --model_base_path exports/shop"
+_LOG = logging.getLogger(__name__)
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1), ("grpc.so_reuseport", 0)]
+_WAITING = 1000  # requests that may wait for a thread; more are refused with RESOURCE_EXHAUSTED
+_GRACE = 30.0  # seconds for the requests that are under way when the server is told to stop
 
-
-class Model:
-    """The version of a model that is being served."""
-
-    def __init__(self, name: str, version: int, servable: Servable):
-        self.name, self.version, self.servable = name, version, servable
-
-    def check(self, spec: model_pb2.ModelSpec) -> None:
-        """Refuses a request for another model, version or label.
-
-        Raises:
-            RequestError: in TensorFlow Serving's words.
-        """
-        if spec.WhichOneof("version_choice") == "version_label":
-            raise RequestError("INVALID_ARGUMENT", f"Unrecognized servable version label: {spec.version_label}")
-        if spec.name != self.name or (spec.HasField("version") and spec.version.value != self.version):
-            wanted = (
-                f"Specific({spec.name}, {spec.version.value})" if spec.HasField("version") else f"Latest({spec.name})"
-            )
-            raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
+Model = FixedModel  # what callers of start hand over when they have loaded a model themselves
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    def __init__(self, model: Model):
-        self._model = model
-
-    def Predict(  # noqa: N802 (the stub's name)
-        self, request: predict_pb2.PredictRequest, context: grpc.ServicerContext
-    ) -> predict_pb2.PredictResponse:
-        try:
-            return predict(self._model, request)
-        except RequestError as error:
-            context.abort(grpc.StatusCode[error.code], str(error))
-            raise  # abort has raised already; this tells the type checker
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    def __init__(self, model: Model):
-        self._model = model
-
-    def GetModelStatus(  # noqa: N802 (the stub's name)
-        self, request: get_model_status_pb2.GetModelStatusRequest, context: grpc.ServicerContext
-    ) -> get_model_status_pb2.GetModelStatusResponse:
-        spec, model = request.model_spec, self._model
-        if not request.HasField("model_spec"):
-            context.abort(grpc.StatusCode.INVALID_ARGUMENT, "Missing ModelSpec")
-        if spec.name != model.name:
-            context.abort(grpc.StatusCode.NOT_FOUND, f"Could not find any versions of model {spec.name}")
-        if spec.HasField("version") and spec.version.value != model.version:
-            context.abort(
-                grpc.StatusCode.NOT_FOUND, f"Could not find version {spec.version.value} of model {spec.name}"
-            )
-        response = get_model_status_pb2.GetModelStatusResponse()
-        available = get_model_status_pb2.ModelVersionStatus.AVAILABLE
-        response.model_version_status.add(version=model.version, state=available).status.error_code = 0
-        return response
-
-
-def predict(model: Model, request: predict_pb2.PredictRequest) -> predict_pb2.PredictResponse:
-    """Answers one PredictRequest.
-
-    Raises:
-        RequestError: the request names something unknown or does not fit the signature.
-    """
-    if not request.HasField("model_spec"):
-        raise RequestError("INVALID_ARGUMENT", "Missing ModelSpec")
-    model.check(request.model_spec)
-    signature = request.model_spec.signature_name or DEFAULT_SIGNATURE
-    inputs = {alias: _decode(alias, proto) for alias, proto in request.inputs.items()}
-    outputs = model.servable.run(signature, inputs, list(request.output_filter))
-    response = predict_pb2.PredictResponse()
-    response.model_spec.name, response.model_spec.signature_name = model.name, signature
-    response.model_spec.version.value = model.version
-    for alias, value in outputs.items():
-        response.outputs[alias].CopyFrom(to_proto(value))
-    return response
-
-
-def start(model: Model, host: str, port: int, threads: int) -> tuple[grpc.Server, int]:
-    """Starts serving in the background.
+def start(
+    manager: Manager,
+    host: str,
+    port: int,
+    threads: int,
+    *,
+    api: Api | None = None,
+    credentials: grpc.ServerCredentials | None = None,
+    options: Sequence[tuple[str, int | str]] = (),
+    socket_path: str = "",
+    health_check: bool = False,
+) -> tuple[grpc.Server, int]:
+    """Starts serving gRPC in the background.
 
     Args:
         port: 0 = any free port.
+        threads: requests at a time.
+        api: its own calls and metrics when absent.
+        credentials: for TLS.
+        options: channel arguments.
+        socket_path: a UNIX socket to listen on as well.
+        health_check: whether grpc.health.v1 is answered.
 
     Returns:
         the server and the port it listens on.
@@ -120,12 +75,19 @@ def start(model: Model, host: str, port: int, threads: int) -> tuple[grpc.Server
     Raises:
         ServerError: the address cannot be bound.
     """
-    options = [*_UNLIMITED, ("grpc.so_reuseport", 0)]
-    server = grpc.server(ThreadPoolExecutor(threads, thread_name_prefix="predict"), options=options)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(model), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(model), server)
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
+    server = grpc.server(pool, options=[*_UNLIMITED, *options], maximum_concurrent_rpcs=threads + _WAITING)
+    api = api or Api(manager)
+    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(api), server)
+    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(api), server)
+    if health_check:
+        servicer = health.HealthServicer()
+        servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
     try:
-        bound = server.add_insecure_port(f"{host}:{port}")
+        bound = _bind(server, f"{host}:{port}", credentials)
+        if socket_path:
+            _bind(server, f"unix:{socket_path}", credentials)
     except RuntimeError as error:
         raise ServerError("the address must be free and local", f"{host}:{port}", "Choose another --port") from error
     server.start()
@@ -133,40 +95,171 @@ def start(model: Model, host: str, port: int, threads: int) -> tuple[grpc.Server
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Serves the latest version of a model until SIGTERM or SIGINT; returns the exit code."""
-    arguments = _parser().parse_args(argv)
+    """Serves until SIGTERM or SIGINT and lets requests end; a second signal ends at once. Returns the exit code."""
+    arguments = parser(str(__doc__)).parse_args(argv)
+    if arguments.version:
+        print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow Library: {tf.__version__}")
+        return 0
+    logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     try:
-        version, path = latest_version(Path(arguments.model_base_path))
-        model = Model(arguments.model_name, version, Servable(path))
-        server, port = start(model, arguments.host, arguments.port, arguments.grpc_max_threads)
+        with ExitStack() as stack:
+            _serve(arguments, stop, stack)
+    except RequestError as error:
+        print(f"error: Failed to start server. Error: {error.status()}", file=sys.stderr)
+        return error.exit_code
     except ServerError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
-    print(f"serving {model.name} version {version} on {arguments.host}:{port}", file=sys.stderr, flush=True)
-    stop.wait()
-    server.stop(grace=5).wait()
-    model.servable.close()
     return 0
 
 
-def _decode(alias: str, proto: Any) -> np.ndarray:
+def _serve(arguments: argparse.Namespace, stop: threading.Event, stack: ExitStack) -> None:
+    """Starts everything, waits, and lets the stack end it in the opposite order."""
+    config, metrics = _model_config(arguments), Metrics()
+    manager = Manager(_loading(arguments, metrics, stack))
+    stack.callback(manager.close)
+    if arguments.file_system_poll_wait_seconds > 0:
+        stack.callback(Every(arguments.file_system_poll_wait_seconds, manager.poll, "poll").stop)
+    manager.reload(config, lambda: not stop.is_set())
+    _poll_config(arguments, manager, stack)
+    if stop.is_set():
+        return
+    api = Api(manager, metrics)
+    rest = _start_rest(arguments, api, stack)
+    server, port = start(
+        manager,
+        arguments.host,
+        arguments.port,
+        arguments.grpc_max_threads,
+        api=api,
+        credentials=read_credentials(Path(arguments.ssl_config_file)) if arguments.ssl_config_file else None,
+        options=channel_arguments(arguments.grpc_channel_arguments),
+        socket_path=arguments.grpc_socket_path,
+        health_check=arguments.enable_grpc_healthcheck_service,
+    )
+    stack.callback(lambda: server.stop(_GRACE).wait())
+    for model in config.model_config_list.config:
+        versions = [str(v.number) for v in manager.states(model.name) if v.servable is not None]
+        _say(f"serving {model.name} version {', '.join(versions)} on {arguments.host}:{port}")
+    if rest is not None:
+        _say(f"REST on {arguments.host}:{rest.port}")
+    stop.wait()
+
+
+def channel_arguments(text: str) -> list[tuple[str, int | str]]:
+    """Reads ``--grpc_channel_arguments``.
+
+    Raises:
+        ServerError: a part is no key=value pair.
+    """
+    pairs: list[tuple[str, int | str]] = []
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            raise ServerError("--grpc_channel_arguments must be comma separated key=value pairs", text)
+        pairs.append((key, int(value) if value.lstrip("-").isdecimal() else value))
+    return pairs
+
+
+def _bind(server: grpc.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    if credentials is None:
+        return server.add_insecure_port(address)
+    return server.add_secure_port(address, credentials)
+
+
+def _model_config(arguments: argparse.Namespace) -> ModelServerConfig:
+    if arguments.model_config_file:
+        return read_config(Path(arguments.model_config_file))
+    if not arguments.model_base_path:
+        raise invalid("Both server_options.model_base_path and server_options.model_config_file are empty!")
+    if not Path(arguments.model_base_path).is_dir():
+        raise ServerError("model_base_path must be a folder", arguments.model_base_path)
+    return single_model(arguments.model_name, arguments.model_base_path)
+
+
+def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) -> Loading:
+    both = arguments.tensorflow_session_parallelism
+    threads = Threads(
+        arguments.tensorflow_intra_op_parallelism or both, arguments.tensorflow_inter_op_parallelism or both
+    )
+    scheduler = _scheduler(arguments, stack)
+    wrap = None if scheduler is None else lambda session: BatchingSession(session, scheduler)
+    iterations = max(arguments.num_request_iterations_for_warmup, 1) if arguments.enable_model_warmup else 0
+    return Loading(
+        load=lambda path: _load(lambda: Servable(path, threads, wrap), iterations, metrics),
+        threads=max(arguments.num_load_threads, 1),
+        retries=arguments.max_num_load_retries,
+        retry_seconds=arguments.load_retry_interval_micros / 1e6,
+        early_labels=arguments.allow_version_labels_for_unavailable_models,
+    )
+
+
+def _load(make: Callable[[], Servable], iterations: int, metrics: Metrics) -> Servable:
+    started = time.perf_counter()
+    servable = make()
+    path = str(servable.path)
+    metrics.load_latency.add(path, by=int((time.perf_counter() - started) * 1e6))
+    metrics.loads.add(path, "success")
+    started = time.perf_counter()
     try:
-        return to_array(proto)
-    except (ValueError, TypeError) as error:
-        raise RequestError("INVALID_ARGUMENT", f"tensor parsing error: {alias}") from error
+        if iterations and warm_up(servable, iterations):
+            metrics.warmup.add((time.perf_counter() - started) * 1e6, path, "OK")
+    except BaseException:
+        servable.close()
+        raise
+    return servable
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("tfrec-model-server", description=__doc__, epilog=_EXAMPLE)
-    parser.add_argument("--port", type=int, default=8500, help="gRPC port; 0 = any free port")
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 = every interface")
-    parser.add_argument("--model_name", default="default", help="name that requests use")
-    parser.add_argument("--model_base_path", required=True, help="folder of numbered version folders")
-    parser.add_argument("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1), help="requests at a time")
-    return parser
+def _scheduler(arguments: argparse.Namespace, stack: ExitStack) -> BatchScheduler | None:
+    if not arguments.enable_batching:
+        if arguments.batching_parameters_file:
+            raise invalid(
+                "server_options.batching_parameters_file is set without setting server_options.enable_batching to true."
+            )
+        return None
+    proto = BatchingParameters()
+    if arguments.batching_parameters_file:
+        read_text(Path(arguments.batching_parameters_file), proto)
+    scheduler = BatchScheduler(Batching.from_proto(proto))
+    stack.callback(scheduler.close)
+    return scheduler
+
+
+def _poll_config(arguments: argparse.Namespace, manager: Manager, stack: ExitStack) -> None:
+    if arguments.model_config_file and arguments.model_config_file_poll_wait_seconds > 0:
+        file = Path(arguments.model_config_file)
+        seconds = arguments.model_config_file_poll_wait_seconds
+        stack.callback(Every(seconds, lambda: _reload(manager, file), "config").stop)
+
+
+def _reload(manager: Manager, file: Path) -> None:
+    try:
+        manager.reload(read_config(file))
+    except RequestError as error:
+        _LOG.error("PollFilesystemAndReloadConfig failed to ReloadConfig: %s", error)
+
+
+def _start_rest(arguments: argparse.Namespace, api: Api, stack: ExitStack) -> HttpServer | None:
+    if not arguments.rest_api_port:
+        return None
+    if arguments.rest_api_port == arguments.port:
+        raise ServerError("--rest_api_port must differ from --port", arguments.port)
+    monitoring = MonitoringConfig()
+    if arguments.monitoring_config_file:
+        read_text(Path(arguments.monitoring_config_file), monitoring)
+    prometheus = monitoring.prometheus_config
+    path = (prometheus.path or PROMETHEUS_PATH) if prometheus.enable else ""
+    rest = Rest(api, path, arguments.rest_api_timeout_in_ms / 1e3)
+    server = HttpServer(rest, arguments.host, max(arguments.rest_api_port, 0), arguments.rest_api_num_threads)
+    stack.callback(server.close, _GRACE)
+    return server
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

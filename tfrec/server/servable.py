@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import functools
-import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import tensorflow as tf
-from tensorflow.core.framework.types_pb2 import DataType
-from tensorflow.core.protobuf import error_codes_pb2
-from tensorflow.core.protobuf.config_pb2 import CallableOptions
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
-from tensorflow.python.saved_model.loader_impl import SavedModelLoader
+from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
-from tfrec.errors import ServerError
-from tfrec.server.tensors import to_array
+from tfrec.server.session import GraphSession, Threads, read_meta_graph
+from tfrec.server.status import RequestError, invalid
+from tfrec.server.tensors import dtype_name, dtype_of, to_array
 from tfrec.server.text_ops import text_op_libraries
 
 DEFAULT_SIGNATURE = "serving_default"
+CLASSIFY, REGRESS, PREDICT = (f"tensorflow/serving/{kind}" for kind in ("classify", "regress", "predict"))
 
 
-class RequestError(ServerError):
-    """A request that the model refuses, in TensorFlow Serving's words.
+class Session(Protocol):
+    """What runs tensors by name: a GraphSession, or batches in front of one."""
 
-    Args:
-        code: name of the canonical status code, as ``INVALID_ARGUMENT``.
-        message: TensorFlow Serving's message.
-    """
+    def run(
+        self, feeds: Mapping[str, np.ndarray], fetches: Sequence[str], deadline: float | None = None
+    ) -> list[np.ndarray]: ...
 
-    def __init__(self, code: str, message: str):
-        super().__init__(message)
-        self.code = code
+    def close(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,32 +50,45 @@ class Signature:
     defaults: Mapping[str, np.ndarray]
     method: str
 
+    @functools.cached_property
+    def dtypes(self) -> Mapping[str, tf.DType]:
+        """The type of every input, by the name of its tensor."""
+        return {info.tensor: info.dtype for info in self.inputs.values()}
+
 
 class Servable:
     """A loaded SavedModel.
 
     Args:
         path: the folder that holds saved_model.pb.
+        threads: of its session.
+        wrap: puts something in front of the session, as batching.
 
     Raises:
-        ServerError: the folder is no SavedModel that this runtime can load.
+        RequestError: the folder is no SavedModel that this runtime can load.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(
+        self,
+        path: str | Path,
+        threads: Threads | None = None,
+        wrap: Callable[[GraphSession], Session] | None = None,
+    ):
         self.path = Path(path)
         load_text_ops()
-        self._session = tf.compat.v1.Session(graph=tf.Graph())
-        try:
-            meta_graph = _load(self._session, self.path)
-        except BaseException:
-            self._session.close()
-            raise
+        meta_graph = read_meta_graph(self.path)
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
-        self._callables: dict[tuple[str, tuple[str, ...]], Callable[..., list[Any]]] = {}
-        self._lock = threading.Lock()
+        self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
+        session = GraphSession(self.path, meta_graph, threads)
+        self.session: Session = wrap(session) if wrap else session
 
     def run(
-        self, signature: str, inputs: Mapping[str, np.ndarray], outputs: Sequence[str] | None = None
+        self,
+        signature: str,
+        inputs: Mapping[str, Any],
+        outputs: Sequence[str] | None = None,
+        deadline: float | None = None,
+        decode: Callable[[str, Any], np.ndarray] = lambda alias, value: np.asarray(value),
     ) -> dict[str, np.ndarray]:
         """Runs one signature; safe to call from several threads.
 
@@ -88,6 +96,8 @@ class Servable:
             signature: its name; "" means serving_default.
             inputs: an array per input; those with a default may be left out. Strings are object arrays of bytes.
             outputs: the outputs wanted; None or empty means all.
+            deadline: on the monotonic clock; None waits as long as it takes.
+            decode: makes an array of an input's name and value, once the names are known to fit.
 
         Returns:
             an array per output.
@@ -95,63 +105,57 @@ class Servable:
         Raises:
             RequestError: the request does not fit the signature, or the graph refuses it.
         """
-        name = signature or DEFAULT_SIGNATURE
-        if name not in self.signatures:
-            raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
-        feeds = complete_inputs(self.signatures[name], {alias: np.asarray(value) for alias, value in inputs.items()})
-        _check_dtypes(self.signatures[name], feeds)
-        wanted = _check_outputs(self.signatures[name], outputs or ())
-        try:
-            values = self._callable(name, wanted)(*feeds.values())
-        except tf.errors.OpError as error:
-            raise RequestError(error_codes_pb2.Code.Name(error.error_code), error.message) from error
-        return {alias: np.asarray(value) for alias, value in zip(wanted, values, strict=True)}
+        found = self._signature(signature or DEFAULT_SIGNATURE)
+        feeds = {
+            found.inputs[alias].tensor: decode(alias, value) if alias in inputs else value
+            for alias, value in complete_inputs(found, inputs).items()
+        }
+        wanted = _check_outputs(found, outputs or ())
+        _check_dtypes(found, feeds)
+        values = self.session.run(feeds, [found.outputs[alias].tensor for alias in wanted], deadline)
+        return dict(zip(wanted, values, strict=True))
 
     def close(self) -> None:
         """Frees the session; run must not be called afterwards."""
-        self._session.close()
+        self.session.close()
 
-    def _callable(self, name: str, outputs: tuple[str, ...]) -> Callable[..., list[Any]]:
-        key = (name, outputs)
-        found = self._callables.get(key)
-        if found is None:
-            signature = self.signatures[name]
-            options = CallableOptions(
-                feed=[info.tensor for info in signature.inputs.values()],
-                fetch=[signature.outputs[alias].tensor for alias in outputs],
+    def _signature(self, name: str) -> Signature:
+        if name not in self.signatures:
+            raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
+        found = self.signatures[name]
+        if found.method not in (PREDICT, CLASSIFY, REGRESS):
+            raise RequestError(
+                "INTERNAL",
+                f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
+                f"Was: {found.method}",
             )
-            with self._lock:
-                # Session.make_callable adds Python's own casts, shape checks and error texts, which TF Serving has not.
-                found = self._session._make_callable_from_options(options)
-                self._callables[key] = found
         return found
 
 
-def complete_inputs(signature: Signature, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def complete_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str, Any]:
     """Puts inputs in the signature's order and fills those left out from its defaults.
 
     Raises:
         RequestError: an input is missing or unknown.
     """
+    if inputs.keys() == signature.inputs.keys():
+        return {alias: inputs[alias] for alias in signature.inputs}
     extra, missing = inputs.keys() - signature.inputs.keys(), signature.inputs.keys() - inputs.keys()
     wrong_size = len(inputs) > len(signature.inputs) or (len(inputs) < len(signature.inputs) and not signature.defaults)
     if wrong_size:
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid(
             f"input size does not match signature: {len(inputs)}!={len(signature.inputs)} "
             f"len({_braced(inputs)}) != len({_braced(signature.inputs)}). "
             f"Sent extra: {_braced(extra)}. Missing but required: {_braced(missing)}.",
         )
     for alias in sorted(missing - signature.defaults.keys()):
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid(
             f"Signature input alias: {alias}(feed name: {signature.inputs[alias].tensor}) not found in request and no "
             f"default value provided. Inputs expected to be in the request {_braced(inputs)}, or default input alias "
             f"set: {_joined(signature.defaults)}",
         )
     if extra:
-        raise RequestError(
-            "INVALID_ARGUMENT",
+        raise invalid(
             f"Inputs contains invalid name. Used request inputs: {_joined(inputs.keys() - extra)}, "
             f"request input: {_joined(inputs)}",
         )
@@ -174,17 +178,6 @@ def load_text_ops() -> None:
         tf.load_op_library(str(library))
 
 
-def _load(session: tf.compat.v1.Session, path: Path) -> MetaGraphDef:
-    if not (path / "saved_model.pb").is_file():
-        raise ServerError("a version folder must hold saved_model.pb", str(path))
-    try:
-        with session.graph.as_default():
-            # tf.compat.v1.saved_model.load is this with a deprecation notice; v2 has no loader for sessions.
-            return SavedModelLoader(str(path)).load(session, [tf.saved_model.SERVING])
-    except (tf.errors.OpError, RuntimeError, ValueError, OSError) as error:
-        raise ServerError(f"{path} must load as a SavedModel with the tag serve", str(error)) from error
-
-
 def _read_signature(signature: SignatureDef) -> Signature:
     return Signature(
         inputs={alias: _tensor_info(signature.inputs[alias]) for alias in sorted(signature.inputs)},
@@ -201,26 +194,27 @@ def _tensor_info(info: Any) -> TensorInfo:
 
 
 def _check_dtypes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
-    for i, (alias, value) in enumerate(feeds.items()):
-        expected, got = signature.inputs[alias].dtype, tf.as_dtype(value.dtype)
-        if got != expected:
-            names = [DataType.Name(dtype.as_datatype_enum)[3:].lower() for dtype in (expected, got)]
-            raise RequestError("INVALID_ARGUMENT", f"Expects arg[{i}] to be {names[0]} but {names[1]} is provided")
+    expected = signature.dtypes
+    if all(dtype_of(value) is expected[tensor] for tensor, value in feeds.items()):  # types are singletons
+        return
+    for i, tensor in enumerate(sorted(feeds)):  # the session counts its arguments in this order
+        got = dtype_of(feeds[tensor])
+        if got != expected[tensor]:
+            raise invalid(f"Expects arg[{i}] to be {dtype_name(expected[tensor])} but {dtype_name(got)} is provided")
 
 
 def _check_outputs(signature: Signature, outputs: Sequence[str]) -> tuple[str, ...]:
     seen: set[str] = set()
     for alias in outputs:
         if alias not in signature.outputs:
-            raise RequestError(
-                "INVALID_ARGUMENT",
+            raise invalid(
                 f"output tensor alias not found in signature: {alias} "
                 f"Outputs expected to be in the set {_braced(signature.outputs)}.",
             )
         if alias in seen:
-            raise RequestError("INVALID_ARGUMENT", f"duplicate output tensor alias: {alias}")
+            raise invalid(f"duplicate output tensor alias: {alias}")
         seen.add(alias)
-    return tuple(sorted(seen or signature.outputs))
+    return tuple(sorted(seen)) if seen else tuple(signature.outputs)
 
 
 def _joined(names: Any) -> str:

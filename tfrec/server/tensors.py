@@ -6,9 +6,11 @@ import math
 
 import numpy as np
 import tensorflow as tf
+from google.protobuf.internal.encoder import _VarintBytes
 from tensorflow.core.framework.tensor_pb2 import TensorProto
+from tensorflow.core.framework.types_pb2 import DataType
 
-# The value fields of TensorProto; 16-bit floats travel as the bits of half_val and are handled by name.
+# The value fields of TensorProto; 16-bit floats travel as the bits of half_val, complex numbers as pairs.
 _FIELDS = {
     tf.float32: "float_val",
     tf.float64: "double_val",
@@ -22,8 +24,23 @@ _FIELDS = {
     tf.uint64: "uint64_val",
     tf.bool: "bool_val",
     tf.string: "string_val",
+    tf.float16: "half_val",
+    tf.bfloat16: "half_val",
+    tf.complex64: "scomplex_val",
+    tf.complex128: "dcomplex_val",
 }
-_HALF = (tf.float16, tf.bfloat16)
+# The type of the numbers inside a field, where it is not the tensor's own.
+_PARTS = {tf.float16: np.uint16, tf.bfloat16: np.uint16, tf.complex64: np.float32, tf.complex128: np.float64}
+# Packed fields whose bytes on the wire are those of the array.
+_SAME_BYTES = (tf.float32, tf.float64, tf.bool, tf.complex64, tf.complex128)
+_MOST_FILLED = 2**26  # elements that a message may ask for without sending them
+_SMALL = 64  # where copying a repeated field to a list stops being the fastest way to numpy
+
+_BY_NUMBER = {dtype.as_datatype_enum: (dtype, np.dtype(dtype.as_numpy_dtype)) for dtype in _FIELDS}
+_BY_NUMPY = {np.dtype(dtype.as_numpy_dtype): dtype for dtype in _FIELDS}
+_TAGS = {
+    dtype: _VarintBytes(TensorProto.DESCRIPTOR.fields_by_name[_FIELDS[dtype]].number << 3 | 2) for dtype in _SAME_BYTES
+}
 
 
 def to_array(proto: TensorProto) -> np.ndarray:
@@ -35,52 +52,73 @@ def to_array(proto: TensorProto) -> np.ndarray:
         proto: any shape; strings come out as an object array of bytes.
 
     Raises:
-        ValueError: the shape is not fully known, the dtype is not supported, or tensor_content has another size.
+        ValueError: the shape is not fully known, the dtype is not supported, or the values do not fill the shape.
     """
     shape = [dimension.size for dimension in proto.tensor_shape.dim]
     if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
         raise ValueError("a tensor must have a fully known shape")
-    dtype = tf.as_dtype(proto.dtype)
+    if proto.dtype not in _BY_NUMBER:
+        raise ValueError(f"tensors of dtype {proto.dtype} are not supported")
+    dtype, numpy_dtype = _BY_NUMBER[proto.dtype]
     if proto.tensor_content and dtype != tf.string:
-        return np.frombuffer(proto.tensor_content, dtype.as_numpy_dtype).reshape(shape)
-    return _fill(_typed_values(proto, dtype), math.prod(shape)).reshape(shape)
+        return np.frombuffer(proto.tensor_content, numpy_dtype).reshape(shape)
+    values = _typed_values(proto, dtype, numpy_dtype)
+    size = math.prod(shape)
+    return (values if len(values) == size else _fill(values, size)).reshape(shape)
 
 
-def to_proto(array: np.ndarray) -> TensorProto:
-    """Encodes an array as typed values, the form in which TensorFlow Serving answers."""
-    dtype = tf.as_dtype(array.dtype) if array.dtype.kind not in "OSU" else tf.string
-    proto = TensorProto(dtype=dtype.as_datatype_enum)
+def to_proto(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto:
+    """Encodes an array as typed values, the form in which TensorFlow Serving answers.
+
+    Args:
+        proto: an empty message to fill; a new one when absent.
+    """
+    dtype = dtype_of(array)
+    proto = TensorProto() if proto is None else proto
+    proto.dtype = dtype.as_datatype_enum
     for size in array.shape:
-        proto.tensor_shape.dim.add(size=size)
-    if dtype in _HALF:
-        proto.half_val.extend(array.ravel().view(np.uint16).tolist())
+        proto.tensor_shape.dim.add().size = size
+    if dtype in _TAGS:
+        data = array.tobytes()
+        proto.MergeFromString(_TAGS[dtype] + _VarintBytes(len(data)) + data)
     elif dtype == tf.string:
         proto.string_val.extend(v.encode() if isinstance(v, str) else v for v in array.ravel().tolist())
     else:
-        getattr(proto, _field(dtype)).extend(array.ravel().tolist())
+        parts = array.ravel().view(_PARTS[dtype]) if dtype in _PARTS else array.ravel()
+        getattr(proto, _FIELDS[dtype]).extend(parts.tolist())
     return proto
 
 
-def _field(dtype: tf.DType) -> str:
-    if dtype not in _FIELDS:
-        raise ValueError(f"tensors of {dtype.name} are not supported")
-    return _FIELDS[dtype]
+def dtype_of(array: np.ndarray) -> tf.DType:
+    """The TensorFlow type of an array; text and bytes of any form are strings."""
+    found = _BY_NUMPY.get(array.dtype)
+    if found is None:
+        return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(array.dtype)
+    return found
 
 
-def _typed_values(proto: TensorProto, dtype: tf.DType) -> np.ndarray:
-    if dtype in _HALF:
-        return np.array(proto.half_val, np.uint16).view(dtype.as_numpy_dtype)
-    values = getattr(proto, _field(dtype))
+def dtype_name(dtype: tf.DType) -> str:
+    """TensorFlow's C++ name of a type, as ``double``."""
+    return DataType.Name(dtype.as_datatype_enum)[3:].lower()
+
+
+def _typed_values(proto: TensorProto, dtype: tf.DType, numpy_dtype: np.dtype) -> np.ndarray:
+    values = getattr(proto, _FIELDS[dtype])
     if dtype == tf.string:
         strings = np.empty(len(values), object)
         strings[:] = values
         return strings
-    return np.array(values).astype(dtype.as_numpy_dtype)
+    numbers = np.array(values[:] if len(values) < _SMALL else values)
+    if dtype in _PARTS:
+        return numbers.astype(_PARTS[dtype]).view(numpy_dtype)
+    return numbers.astype(numpy_dtype)
 
 
 def _fill(values: np.ndarray, size: int) -> np.ndarray:
     if len(values) >= size:
         return values[:size]
+    if size - len(values) > _MOST_FILLED:
+        raise ValueError(f"a tensor must not leave out more than {_MOST_FILLED} values; got {size - len(values)}")
     last = values[-1] if len(values) else (b"" if values.dtype == object else values.dtype.type())
     filled = np.empty(size, values.dtype)
     filled[: len(values)], filled[len(values) :] = values, last
