@@ -1,0 +1,215 @@
+"""The ranker's stretch of the road: a prepared run → rows, training, and metrics beside logistic regression."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+
+from tfrec.config import Config
+from tfrec.data import impressions, sampling
+from tfrec.data.preprocess import index_table
+from tfrec.errors import ConfigError
+from tfrec.evaluation import ranking_metrics
+from tfrec.models.ranking.body import Sizes
+from tfrec.models.ranking.fields import Field
+from tfrec.models.ranking.ranker import Ranker
+from tfrec.runs import Run
+from tfrec.schema import Feature
+from tfrec.training import ranking
+from tfrec.training.ranking import RankingData, Scored
+from tfrec.training.validation import RetrievalScorer, make_holdout
+
+BASELINE = "logistic"
+_MOST_KINDS = 100
+
+
+def ranking_data(run: Run) -> RankingData:
+    """What a ranker reads of a prepared run.
+
+    Raises:
+        DataError: labels or events break a rule.
+    """
+    settings, events = run.config.ranker, run.prepared.events
+    labels = _labels(run)
+    kinds, names, count = _event_kinds(run)
+    columns = run.features("context")
+    weights = impressions.row_weights(events, names, settings.event_weights, settings.half_life_days)
+    items = run.features("item")
+    items.pop("tokens", None)
+    if run.reads_text:
+        vectors = run.item_text_vectors()
+        assert vectors is not None
+        items["text"] = vectors * vectors.shape[1] ** 0.5
+    return RankingData(
+        _sizes(run, items, count),
+        run.features("user"),
+        items,
+        functools.partial(impressions.training_rows, events, columns, labels, weights, kinds),
+        functools.partial(impressions.held_out_rows, events, columns, labels, kinds),
+        _sampler(run) if settings.negatives else None,
+    )
+
+
+def _labels(run: Run) -> np.ndarray:
+    events, settings = run.prepared.events, run.config.ranker
+    if settings.negatives:
+        return np.ones((len(events["user"]), 1), np.float32)
+    return impressions.make_labels(events, settings.tasks)
+
+
+def _event_kinds(run: Run) -> tuple[np.ndarray, np.ndarray | None, int]:
+    """Kind of every event int32 [E], its name, and rows of the kinds' embedding."""
+    events, column = run.prepared.events, run.config.ranker.history_event
+    if not column:
+        return np.zeros(len(events["user"]), np.int32), None, 0
+    names = impressions.event_names(events[column])
+    known = sorted({name for name in names[events["split"] == 0] if name})
+    if len(known) > _MOST_KINDS:
+        raise ConfigError(f"ranker.history_event must tell at most {_MOST_KINDS} kinds apart", len(known))
+    place = {name: row for row, name in enumerate(known, start=1)}
+    return np.array([place.get(name, 0) for name in names], np.int32), names, len(known) + 1
+
+
+def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
+    config, prepared = run.config, run.prepared
+    settings, schema, rows = config.ranker, config.features.schema_, run.preprocessor.rows()
+    fields = [Field("user", "user", "index", len(prepared.user_ids) + 1)] if settings.user_id else []
+    fields += [Field("item", "item", "index", len(prepared.item_ids) + 1)] if settings.item_id else []
+    fields += [_field(feature, rows) for feature in schema.features if feature.name != settings.position]
+    if "text" in items:
+        fields.append(Field("text", "item", "vector", items["text"].shape[1]))
+    history = tuple(f.name for f in fields if f.side == "item" and f.kind == "index")
+    reads = config.model.kind in ("din", "transformer") or (settings.history and config.model.kind != BASELINE)
+    length = config.model.history_length if history and reads else 0
+    positions = rows[settings.position] if settings.position else 0
+    return Sizes(tuple(fields), history, events if length else 0, length, positions)
+
+
+def _field(feature: Feature, rows: dict[str, int]) -> Field:
+    if feature.indexed:
+        return Field(feature.name, feature.side, "index", rows[feature.name])
+    kind = "vector" if feature.kind == "vector" else "number"
+    return Field(feature.name, feature.side, kind, feature.width or 1)
+
+
+def _sampler(run: Run) -> sampling.Sampler:
+    settings, events, items = run.config.ranker, run.prepared.events, len(run.prepared.item_ids)
+    had = sampling.pairs(events["user"], events["item"], items)
+    if settings.negatives_from == "retrieval":
+        return sampling.Sampler(settings.negatives, None, had, items, _retrieved(run))
+    power = 0.75 if settings.negatives_from == "popularity" else 0.0
+    train = events["item"][events["split"] == 0]
+    return sampling.Sampler(settings.negatives, sampling.popularity_weights(train, items, power), had, items)
+
+
+def _retrieved(run: Run) -> np.ndarray:
+    """What the retriever gives each user after train, int32 [U + 1, C] in this run's indices."""
+    settings = run.config.ranker
+    assert settings.retriever
+    other = Run.open(settings.retriever)
+    holdout = make_holdout(other.prepared.events, len(other.prepared.user_ids), 1, "mask")
+    score = RetrievalScorer(other.model("selected")).scorer(holdout)
+    table = index_table(run.prepared.item_ids, "items")
+    ours = np.concatenate([[0], table.lookup(other.prepared.item_ids.tolist()).numpy()]).astype(np.int32)
+    users = index_table(run.prepared.user_ids, "users").lookup(other.prepared.user_ids.tolist()).numpy()
+    out = np.zeros((len(run.prepared.user_ids) + 1, settings.retrieved), np.int32)
+    for first in range(0, len(holdout), 256):
+        rows = np.arange(first, min(first + 256, len(holdout)))
+        scores = score(rows)
+        scores[:, 0] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, : settings.retrieved]
+        out[users[holdout.users[rows] - 1], : best.shape[1]] = ours[best]
+    out[0] = 0
+    return out
+
+
+def train(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Callback]]) -> None:
+    """Trains the ranker and, where baselines are wanted, logistic regression on the same rows."""
+    fitted = ranking.fit(run.config, ranking_data(run), run.folder / "checkpoints", callbacks)
+    run.save_model(fitted.selected, "selected")
+    run.save_model(fitted.final, "final")
+    if _wants_baseline(run.config):
+        plain = baseline(run)
+        fitted = ranking.fit(plain.config, ranking_data(plain), run.folder / "checkpoints" / BASELINE, callbacks)
+        run.save_model(fitted.final, BASELINE)
+
+
+def _wants_baseline(config: Config) -> bool:
+    task = config.ranker.tasks[0]
+    return config.evaluate.baselines and config.model.kind != BASELINE and task.kind == "binary"
+
+
+def baseline(run: Run) -> Run:
+    """The same run with logistic regression in the place of its ranker, for the first task."""
+    config = run.config
+    task = config.ranker.tasks[0]
+    task = task.model_copy(update={} if task.loss not in ("bpr", "listwise") else {"loss": "bce"})
+    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": ()}
+    updated = {
+        "model": config.model.model_copy(update={"kind": BASELINE}),
+        "ranker": config.ranker.model_copy(update=changes),
+    }
+    return run.with_config(config.model_copy(update=updated))
+
+
+def evaluate(run: Run) -> dict[str, Any]:
+    """Metrics of every task on valid and test; logistic regression beside the first on test."""
+    config, data = run.config, ranking_data(run)
+    scored = {
+        name: ranking.RankScorer(_ranker(run, which)).score(config, data, data.held_out(split))
+        for name, which, split in (("valid", "selected", 1), ("test", "final", 2))
+    }
+    tasks = config.ranker.tasks
+    found = {name: ranking.measure(tasks, rows, config.evaluate.k) for name, rows in scored.items()}
+    report: dict[str, Any] = {"rows": {name: len(rows.labels) for name, rows in scored.items()}}
+    for name, metrics in found.items():
+        report[name] = metrics[tasks[0].name] | {task.name: metrics[task.name] for task in tasks[1:]}
+    report["parameters"] = _ranker(run, "final").count_trainable()
+    if tasks[0].kind == "binary":
+        report["reliability"] = _reliability(scored["test"])
+    return report | (_beside_baseline(run, scored["test"]) if _wants_baseline(config) else {})
+
+
+def _ranker(run: Run, which: str) -> Ranker:
+    return run.model(which)
+
+
+def _reliability(scored: Scored) -> dict[str, list[float]]:
+    given = np.isfinite(scored.labels[:, 0])
+    curve = ranking_metrics.reliability(scored.labels[given, 0], scored.predictions[given, 0])
+    return {name: values.tolist() for name, values in curve._asdict().items()}
+
+
+def _beside_baseline(run: Run, ours: Scored) -> dict[str, Any]:
+    plain = baseline(run)
+    data = ranking_data(plain)
+    theirs = ranking.RankScorer(_ranker(run, BASELINE)).score(plain.config, data, data.held_out(2))
+    metrics = ranking.measure(plain.config.ranker.tasks, theirs, run.config.evaluate.k)
+    report: dict[str, Any] = {"baselines": {BASELINE: next(iter(metrics.values()))}}
+    given = np.isfinite(ours.labels[:, 0])
+    labels = ours.labels[given, 0]
+    if run.config.evaluate.bootstrap and 0 < labels.mean() < 1:
+        rows = (ours.predictions[given, 0], theirs.predictions[given, 0])
+        resamples, seed = run.config.evaluate.bootstrap, run.config.run.seed
+        report["against_logistic"] = ranking_metrics.paired_bootstrap(labels, *rows, resamples, seed)
+    return report
+
+
+def results_table(report: dict[str, Any]) -> str:
+    """Our ranker beside logistic regression on test, as text."""
+    rows = {"tfrec": report["test"], **report.get("baselines", {})}
+    names = [name for name, value in report["test"].items() if isinstance(value, float)]
+    width = max(len(name) for name in rows)
+    lines = [" ".join([f"{'test':<{width}}", *(f"{name:>{max(len(name), 7)}}" for name in names)])]
+    for row, values in rows.items():
+        numbers = (f"{values[name]:{max(len(name), 7)}.4f}" if name in values else " " * 7 for name in names)
+        lines.append(" ".join([f"{row:<{width}}", *numbers]))
+    lines += [
+        f"against logistic regression: {name} {d['mean']:+.4f} [{d['low']:+.4f}, {d['high']:+.4f}]"
+        for name, d in report.get("against_logistic", {}).items()
+    ]
+    return "\n".join(lines)
