@@ -117,8 +117,7 @@ _rows = st.lists(st.tuples(st.integers(0, 1), st.integers(0, 4), st.integers(0, 
 
 def pairs_auc(labels: np.ndarray, scores: np.ndarray) -> float:
     won = [
-        1.0 if p > n else 0.5 if p == n else 0.0
-        for p, n in itertools.product(scores[labels == 1], scores[labels == 0])
+        1.0 if p > n else 0.5 if p == n else 0.0 for p, n in itertools.product(scores[labels == 1], scores[labels == 0])
     ]
     return float(np.mean(won))
 

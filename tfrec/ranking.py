@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import keras
@@ -92,8 +92,7 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
 def _field(feature: Feature, rows: dict[str, int]) -> Field:
     if feature.indexed:
         return Field(feature.name, feature.side, "index", rows[feature.name])
-    kind = "vector" if feature.kind == "vector" else "number"
-    return Field(feature.name, feature.side, kind, feature.width or 1)
+    return Field(feature.name, feature.side, "vector" if feature.kind == "vector" else "number", feature.width or 1)
 
 
 def _sampler(run: Run) -> sampling.Sampler:
@@ -199,7 +198,7 @@ def _beside_baseline(run: Run, ours: Scored) -> dict[str, Any]:
     return report
 
 
-def results_table(report: dict[str, Any]) -> str:
+def results_table(report: Mapping[str, Any]) -> str:
     """Our ranker beside logistic regression on test, as text."""
     rows = {"tfrec": report["test"], **report.get("baselines", {})}
     names = [name for name, value in report["test"].items() if isinstance(value, float)]

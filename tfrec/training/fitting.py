@@ -16,6 +16,7 @@ from tfrec.training.optimizers import Warmup, inner, make_optimizer
 from tfrec.training.strategies import make_strategy
 
 M = TypeVar("M", bound=keras.Model)
+Trained = TypeVar("Trained", bound=keras.Model, covariant=True)
 Logs = list[dict[str, float]]
 Callbacks = Sequence[keras.callbacks.Callback]
 
@@ -29,10 +30,12 @@ class Fitted(Generic[M]):
     history: Logs
 
 
-class Training(Protocol[M]):
+class Training(Protocol[Trained]):
     """Trains on some splits for some epochs, and keeps checkpoints in a folder."""
 
-    def __call__(self, splits: tuple[int, ...], epochs: int, folder: Path, callbacks: Callbacks) -> tuple[M, Logs]: ...
+    def __call__(
+        self, splits: tuple[int, ...], epochs: int, folder: Path, callbacks: Callbacks
+    ) -> tuple[Trained, Logs]: ...
 
 
 def choose_and_refit(

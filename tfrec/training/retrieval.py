@@ -71,7 +71,9 @@ def fit(
     Raises:
         TrainingError: there is nothing to train or validate on, or the trainer fails.
     """
-    return choose_and_refit(config, functools.partial(_train, config, data), config.train.monitor, "max", folder, callbacks)
+    return choose_and_refit(
+        config, functools.partial(_train, config, data), config.train.monitor, "max", folder, callbacks
+    )
 
 
 def build(config: Config, data: RetrievalData) -> TwoTower:

@@ -74,7 +74,8 @@ class DCN(Body):
         self.hidden = HiddenLayers(s.hidden, s.dropout, name="hidden", **self.policy)
         self.vectors.build()
         shape = (None, self.vectors.width * s.embedding)
-        for layer in (*self.crosses, self.hidden):
+        layers: tuple[keras.layers.Layer, ...] = (*self.crosses, self.hidden)
+        for layer in layers:
             layer.build(shape)
         self.built = True
 

@@ -171,7 +171,7 @@ class LinearTerms(keras.layers.Layer):
         self.maps: dict[str, Any] = {
             f.name: RowEmbedding(f.size, 1, "zeros", name=f.name, dtype=self.dtype_policy)
             if f.kind == "index"
-            else keras.layers.Dense(1, False, kernel_initializer="zeros", name=f.name, dtype=self.dtype_policy)
+            else keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name=f.name, dtype=self.dtype_policy)
             for f in self.fields
         }
         self.pairs: list[RowEmbedding] = [

@@ -75,7 +75,8 @@ class MMoE(keras.layers.Layer):
         ]
 
     def build(self, input_shape: Any) -> None:
-        for layer in (*self.experts, *self.mixtures):
+        layers: tuple[keras.layers.Layer, ...] = (*self.experts, *self.mixtures)
+        for layer in layers:
             layer.build((None, input_shape[-1]))
         self.towers.build((None, self.settings["expert_units"]))
         self.built = True

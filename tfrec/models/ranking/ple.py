@@ -31,7 +31,7 @@ class Extraction(keras.layers.Layer):
         self, tasks: int, experts: int, expert_units: int, dropout: float = 0.0, shared: bool = True, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self.settings = {
+        self.settings: dict[str, Any] = {
             "tasks": tasks,
             "experts": experts,
             "expert_units": expert_units,
@@ -48,7 +48,8 @@ class Extraction(keras.layers.Layer):
         self.mixtures: list[Mixture] = [Mixture(n, name=f"mixture_{i}", **policy) for i, n in enumerate(sizes)]
 
     def build(self, input_shape: Any) -> None:
-        for layer in (*self.experts, *self.mixtures):
+        layers: tuple[keras.layers.Layer, ...] = (*self.experts, *self.mixtures)
+        for layer in layers:
             layer.build((None, input_shape[-1]))
         self.built = True
 

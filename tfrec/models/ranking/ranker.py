@@ -10,7 +10,7 @@ from keras import ops
 
 from tfrec.models.ranking import dcn, deepfm, din, dlrm, fm, logistic, transformer, wide_deep
 from tfrec.models.ranking.body import Body, Sizes
-from tfrec.models.ranking.esmm import ESMM
+from tfrec.models.ranking.esmm import entire_space
 from tfrec.models.ranking.fields import Inputs
 from tfrec.models.ranking.heads import SharedBottom
 from tfrec.models.ranking.mmoe import MMoE
@@ -68,6 +68,7 @@ class Ranker(keras.Model):
         self.body = BODIES[kind](self.sizes, self.settings, name="body", **policy)
         self.head = self._make_head(policy)
         self.position: Any = None
+        self.log_variances: Any = None
         if self.sizes.positions:
             self.position = keras.layers.Embedding(self.sizes.positions, 1, "zeros", name="position")
 
@@ -76,7 +77,7 @@ class Ranker(keras.Model):
         if self.kind in ("logistic", "fm"):
             return None
         outputs = [OUTPUTS[task.kind] for task in s.tasks]
-        makers = {"shared": SharedBottom, "esmm": ESMM, "mmoe": MMoE, "ple": PLE}
+        makers = {"shared": SharedBottom, "esmm": SharedBottom, "mmoe": MMoE, "ple": PLE}
         experts = {"experts": s.experts, "expert_units": s.expert_units} if s.head in ("mmoe", "ple") else {}
         return makers[s.head](outputs, s.tower, s.dropout, name="head", **experts, **policy)
 
@@ -88,7 +89,7 @@ class Ranker(keras.Model):
             self.head.build((None, vector_width(self.body)))
         if self.position is not None and not self.position.built:
             self.position.build()
-        if self.settings.weighting == "uncertainty" and not self.built:
+        if self.settings.weighting == "uncertainty" and self.log_variances is None:
             self.log_variances = self.add_weight(
                 shape=(len(self.settings.tasks),), initializer="zeros", name="log_variances", dtype="float32"
             )
@@ -117,9 +118,12 @@ class Ranker(keras.Model):
             if self.position is not None and training:
                 one = _add_to_first(one, self._position_bias(inputs))
             out[task.name], place = (one[..., 0] if width == 1 else one), place + width
+        if self.settings.head == "esmm":
+            return dict(zip(out, entire_space(*out.values()), strict=True))
         return out
 
     def _position_bias(self, inputs: Inputs) -> Any:
+        assert self.settings.position
         place = ops.reshape(inputs[self.settings.position], (-1, 1))  # [B, 1] for all candidates
         return self.position(place)[..., 0] * ops.cast(place > 0, "float32")
 

@@ -36,7 +36,7 @@ class EncodedAttention(keras.layers.Layer):
     def build(self, input_shape: Sequence[int | None]) -> None:
         width = input_shape[-1]
         assert width is not None
-        self.encoder.build((None, self.length, width))
+        self.encoder.build((0, self.length, width))
         shape = (self.heads, width, width // self.heads)
         self.query, self.key, self.value = (self.add_weight(shape=shape, name=n) for n in ("query", "key", "value"))
         self.built = True
@@ -67,9 +67,7 @@ class Transformer(DIN):
 
     def make_attention(self) -> keras.layers.Layer:
         s = self.settings
-        return EncodedAttention(
-            s.blocks, s.heads, self.sizes.length, s.dropout, name="attention", **self.policy
-        )
+        return EncodedAttention(s.blocks, s.heads, self.sizes.length, s.dropout, name="attention", **self.policy)
 
     def attend(self, query: Any, history: Any, mask: Any, training: bool) -> Any:
         return self.attention(query, history, mask, training=training)
