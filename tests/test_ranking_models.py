@@ -163,7 +163,9 @@ def test_a_candidate_sees_the_mean_of_a_history_of_equals_and_nothing_of_none() 
     layer.build((None, None, 2))
     history = tf.constant([[[5.0, 5.0], [1.0, 2.0], [1.0, 2.0]]])
     candidates = tf.constant([[[0.3, 0.1], [7.0, -2.0]]])
-    np.testing.assert_allclose(layer(candidates, history, np.array([[False, True, True]])), [[[1, 2], [1, 2]]], rtol=1e-6)
+    np.testing.assert_allclose(
+        layer(candidates, history, np.array([[False, True, True]])), [[[1, 2], [1, 2]]], rtol=1e-6
+    )
     assert not layer(candidates, history, np.zeros((1, 3), bool)).numpy().any()
 
 

@@ -244,16 +244,22 @@ class Config(Section):
             raise ValueError('a ranker reads model.text = "none" or "frozen"')
         if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].kind == "value"):
             raise ValueError(f'model.kind = "{kind}" has one logit: one task, not of kind value')
-        if kind in ranker_config.ATTENTIVE and not ranker.item_id:
-            raise ValueError(f'model.kind = "{kind}" compares items of the history: it needs ranker.item_id')
         return self._fields_are_known()
+
+    def _ids(self) -> set[str]:
+        return {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
 
     def _fields_are_known(self) -> Config:
         context = {f.name for f in self.features.schema_.side("context") if f.indexed}
-        indexed = {f.name for f in self.features.columns if f.indexed} | {"user", "item"}
+        indexed = {f.name for f in self.features.columns if f.indexed} | self._ids()
         unknown = [name for pair in self.ranker.crosses for name in pair if name not in indexed]
         if unknown:
             raise ValueError(f"ranker.crosses must name categorical fields, not {unknown[0]}")
+        own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & self._ids()
+        if (self.ranker.history or self.model.kind in ranker_config.ATTENTIVE) and not own >= {
+            *self.ranker.history_fields
+        }:
+            raise ValueError(f"ranker.history_fields must be among {sorted(own)}")
         if self.ranker.position and self.ranker.position not in context:
             raise ValueError(f"ranker.position must be a categorical context feature, not {self.ranker.position}")
         return self

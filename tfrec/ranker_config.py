@@ -59,6 +59,9 @@ class Ranker(Section):
     cross_rank: int = Field(default=0, ge=0, description="dcn: rank of a cross; 0 = full")
     cross_experts: int = Field(default=1, ge=1, description="dcn: low-rank crosses in a mixture")
     history: bool = Field(default=False, description="the mean of the user's earlier items is a field too")
+    history_fields: tuple[Column, ...] = Field(
+        default=("item",), min_length=1, description="categorical item fields, and item, that history items have too"
+    )
     history_event: Column | None = Field(
         default=None, description="column of the interactions that tells kinds of history items apart, as a rating"
     )

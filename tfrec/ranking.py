@@ -82,9 +82,9 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     fields += [_field(feature, rows) for feature in schema.features if feature.name != settings.position]
     if "text" in items:
         fields.append(Field("text", "item", "vector", items["text"].shape[1]))
-    history = tuple(f.name for f in fields if f.side == "item" and f.kind == "index")
+    history = settings.history_fields
     reads = config.model.kind in ("din", "transformer") or (settings.history and config.model.kind != BASELINE)
-    length = config.model.history_length if history and reads else 0
+    length = config.model.history_length if reads else 0
     positions = rows[settings.position] if settings.position else 0
     return Sizes(tuple(fields), history, events if length else 0, length, positions)
 

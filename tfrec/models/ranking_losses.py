@@ -20,7 +20,8 @@ def bce(logits: tf.Tensor, labels: tf.Tensor, positive_weight: float = 1.0) -> t
     Returns:
         float32 [...].
     """
-    return tf.nn.weighted_cross_entropy_with_logits(labels, logits, positive_weight)
+    # TensorFlow's own has the gradient 1 in place of ½ at a logit of exactly 0, where linear models start.
+    return positive_weight * labels * tf.nn.softplus(-logits) + (1 - labels) * tf.nn.softplus(logits)
 
 
 def focal(logits: tf.Tensor, labels: tf.Tensor, focus: float = 2.0) -> tf.Tensor:
@@ -151,8 +152,3 @@ def uncertainty_weighted(losses: tf.Tensor, log_variances: tf.Tensor) -> tf.Tens
         float32 [...].
     """
     return tf.reduce_sum(tf.exp(-log_variances) * losses + log_variances / 2, -1)
-
-
-def recency_weight(age_days: tf.Tensor, half_life_days: float) -> tf.Tensor:
-    """½^(age / half-life), float32 of the shape of the ages."""
-    return tf.pow(0.5, age_days / half_life_days)
