@@ -88,7 +88,7 @@ def ranker_contract(folder: Path, kind: str, **settings: Any) -> None:
 
 
 def gives_one_logit_a_row(model: Ranker) -> None:
-    for rows in (4, 1, 0):
+    for rows in (3, 0):
         logits = model(batch(rows))
         assert list(logits) == [task.name for task in model.settings.tasks]
         for task in model.settings.tasks:
@@ -98,13 +98,12 @@ def gives_one_logit_a_row(model: Ranker) -> None:
 
 
 def scores_candidates_as_rows(model: Ranker) -> None:
-    many = batch(3, candidates=6)
+    many = batch(3, candidates=3)
     whole = model(many)
-    for place in range(6):
+    for place in range(3):
         single = model({**many, "item": many["item"][:, place]})
         for name, value in whole.items():
             np.testing.assert_allclose(value[:, place], single[name], rtol=1e-5, atol=1e-6)
-    assert all(value.shape[:2] == (3, 0) for value in model({**many, "item": many["item"][:, :0]}).values())
 
 
 def repeats_itself(model: Ranker, twin: Ranker) -> None:
@@ -115,14 +114,14 @@ def repeats_itself(model: Ranker, twin: Ranker) -> None:
 
 
 def every_variable_moves(model: Ranker) -> None:
-    """In a few steps: what starts at zero behind another zero moves in the second."""
+    """In two steps: what starts at zero behind another zero moves in the second."""
     rows = 64
     inputs = {**batch(rows), "label": labels(model, rows), "weight": np.ones(rows, np.float32)}
     inputs = {name: tf.constant(value) for name, value in inputs.items()}
     before = {v.path: v.numpy() for v in model.trainable_variables}
     optimizer = keras.optimizers.SGD(1.0, clipnorm=1.0)
     loss = objective(model)
-    for _ in range(3):
+    for _ in range(2):
         with tf.GradientTape() as tape:
             total, weight = loss(inputs)
             mean = total / weight
@@ -130,7 +129,7 @@ def every_variable_moves(model: Ranker) -> None:
         gradients = tape.gradient(mean, [v.value for v in variables])
         optimizer.apply([tf.convert_to_tensor(g) for g in gradients], variables)
     still = [v.path for v in model.trainable_variables if np.array_equal(v.numpy(), before[v.path])]
-    assert not still
+    assert not still, f"these do not learn: {still}"
 
 
 def comes_back_from_its_file(model: Ranker, folder: Path) -> None:

@@ -1,0 +1,212 @@
+"""The ranker's road on a shop whose answers are known: whoever is of a block likes that block's items."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tables
+
+from tfrec import cli, pipeline, ranking
+from tfrec.config import Config, validate
+from tfrec.errors import ConfigError, DataError
+from tfrec.runs import Run
+
+ROWS = 16  # of each user
+
+
+def impressions(seed: int = 0) -> list[dict[str, Any]]:
+    """Ratings of items of both blocks: 5 of the own one, 1 of the other; ``paid`` is money, mostly 0."""
+    random = np.random.default_rng(seed)
+    items = [f"{kind}-{item}" for kind in tables.BLOCKS for item in range(tables.ITEMS)]
+    rows = []
+    for kind in tables.BLOCKS:
+        for user in range(tables.USERS):
+            for time, place in enumerate(random.permutation(len(items))[:ROWS]):
+                own = tables.block(items[place]) == kind
+                rows.append(
+                    {
+                        "user_id": f"{kind}-user-{user}",
+                        "item_id": items[place],
+                        "timestamp": 1000 + time,
+                        "value": 5.0 if own else 1.0,
+                        "bought": float(own and place % 2),
+                        "paid": float(random.lognormal()) if own else 0.0,
+                        "place": f"{time % 3}",
+                    }
+                )
+    return rows
+
+
+def configured(folder: Path, rows: list[dict[str, Any]] | None = None, **sections: Any) -> Config:
+    paths = {
+        "interactions": tables.write(folder / "interactions.parquet", impressions() if rows is None else rows),
+        "items": tables.write(folder / "items.parquet", tables.items()),
+        "users": tables.write(folder / "users.parquet", tables.users()),
+    }
+    tree: dict[str, Any] = {
+        "run": {"name": "rank", "folder": str(folder / "runs")},
+        "data": {"source": "tables", **paths, "split": {"kind": "per_user", "valid": 0.2, "test": 0.2}},
+        "features": {
+            "columns": [
+                {"name": "tags", "side": "item", "kind": "categorical", "separator": "|", "max_values": 3},
+                {"name": "age", "side": "user", "kind": "numeric", "buckets": 4},
+            ]
+        },
+        "model": {"kind": "din", "text": "none", "history_length": 6},
+        "ranker": {
+            "embedding": 8,
+            "hidden": [16],
+            "dropout": 0.0,
+            "history_event": "value",
+            "tasks": [{"positive": 4.0}],
+        },
+        "train": {"epochs": 6, "batch": 64, "learning_rate": 0.02, "warmup_steps": 0, "patience": 2},
+        "evaluate": {"bootstrap": 50, "k": [3]},
+    }
+    for name, section in sections.items():
+        tree[name] = {**tree[name], **section}
+    return validate(tree)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("rank")
+    config = configured(folder)
+    pipeline.train(config, lambda line: None)
+    pipeline.evaluate(config, lambda line: None)
+    return config
+
+
+@pytest.fixture(scope="module")
+def report(config: Config) -> dict[str, Any]:
+    return json.loads((config.run_folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+def test_a_ranker_learns_the_blocks(report: dict[str, Any]) -> None:
+    assert report["test"]["auc"] > 0.97
+    assert report["valid"]["logloss"] < 0.35
+    assert report["test"]["ndcg@3"] > 0.95
+
+
+def test_logistic_regression_stands_beside_it_and_cannot_know_who_likes_what(report: dict[str, Any]) -> None:
+    assert report["baselines"]["logistic"]["auc"] < 0.7
+    assert report["against_logistic"]["auc"]["low"] > 0.2
+    assert report["against_logistic"]["logloss"]["high"] < 0
+
+
+def test_the_report_counts_its_rows_and_draws_a_curve(report: dict[str, Any]) -> None:
+    assert report["rows"] == {"valid": 40 * 3, "test": 40 * 3}
+    assert sum(report["reliability"]["rows"]) == 120
+    assert report["parameters"] > 0
+
+
+def test_the_table_shows_both(report: dict[str, Any]) -> None:
+    lines = pipeline.results_table(report).splitlines()
+    assert lines[1].startswith("tfrec ") and lines[2].startswith("logistic ")
+    assert lines[3].startswith("against logistic regression: auc +")
+
+
+def test_a_saved_ranker_scores_candidates_of_the_own_block_higher(config: Config) -> None:
+    run = Run(config)
+    model, prepared = run.model(), run.prepared
+    place = {item: i + 1 for i, item in enumerate(prepared.item_ids)}
+    own = [place[f"fruit-{i}"] for i in range(5)]
+    other = [place[f"tool-{i}"] for i in range(5)]
+    history = np.array([[0, 0, own[0], other[0], own[1], other[1]]] * 2, np.int32)
+    names = {row: i for i, row in enumerate(("", "1", "5"))}
+    events = np.array([[0, 0, names["5"], names["1"], names["5"], names["1"]]] * 2, np.int32)
+    inputs = {
+        "user": np.zeros(2, np.int32),  # strangers: only the history tells
+        "item": np.array([own[2:] + other[2:]] * 2, np.int32),
+        "history": history,
+        "history_event": np.stack([events[0], np.where(events[1] > 0, 3 - events[1], 0)]),
+    }
+    scores = model(inputs)["like"].numpy()
+    assert scores[0, :3].min() > scores[0, 3:].max()
+    assert scores[1, :3].max() < scores[1, 3:].min()
+
+
+def test_the_command_trains_evaluates_and_says_what_is_not_exported(config: Config, tmp_path: Path) -> None:
+    assert ranking.BASELINE in {p.stem for p in (config.run_folder / "models").iterdir()}
+    again = pipeline.train(config, lambda line: pytest.fail(f"trained again: {line}"))
+    assert again.folder == config.run_folder
+
+
+@pytest.mark.parametrize(
+    ("kind", "ranker"),
+    [
+        ("wide_deep", {"head": "esmm", "tasks": [{"positive": 4.0}, {"name": "buy", "column": "bought"}]}),
+        ("dcn", {"head": "mmoe", "tasks": [{"positive": 4.0}, {"name": "paid", "column": "paid", "kind": "value"}]}),
+        ("dlrm", {"tasks": [{"name": "paid", "column": "paid", "kind": "value"}], "monitor": "spearman"}),
+        ("fm", {"negatives": 2, "negatives_from": "uniform", "tasks": [{"loss": "bpr"}], "monitor": "auc"}),
+    ],
+)
+def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], tmp_path: Path) -> None:
+    small = {"embedding": 4, "hidden": [8], "experts": 2, "expert_units": 4}
+    own = [row for row in impressions() if row["value"] == 5.0] if "negatives" in ranker else None
+    config = configured(
+        tmp_path,
+        own,
+        model={"kind": kind, "text": "none"},
+        ranker={**small, **ranker},
+        train={"epochs": 2, "batch": 64, "learning_rate": 0.02},
+        evaluate={"bootstrap": 0, "baselines": False, "k": [3]},
+    )
+    pipeline.train(config, lambda line: None)
+    report = pipeline.evaluate(config, lambda line: None)
+    first = config.ranker.tasks[0]
+    wanted = {"rmse", "spearman", "gini", "top_decile"} if first.kind == "value" else {"auc", "logloss", "ece"}
+    assert wanted <= report["test"].keys()
+    for task in config.ranker.tasks[1:]:
+        assert np.isfinite(list(report["test"][task.name].values())).all()
+
+
+def test_a_class_without_positives_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(tmp_path, ranker={"tasks": [{"positive": 9.0}]})
+    with pytest.raises(DataError, match="task like needs positives and negatives in train"):
+        pipeline.train(config, lambda line: None)
+
+
+def test_a_missing_label_column_is_refused(tmp_path: Path) -> None:
+    config = configured(tmp_path, ranker={"tasks": [{"column": "clicked"}], "history_event": None})
+    with pytest.raises(DataError, match="clicked"):
+        pipeline.prepare(config, lambda line: None)
+
+
+def test_too_many_kinds_of_events_are_refused(tmp_path: Path) -> None:
+    rows = [{**row, "event": f"kind {i}"} for i, row in enumerate(impressions())]
+    config = configured(tmp_path, rows, ranker={"tasks": [{"positive": 4.0}], "history_event": "event"})
+    with pytest.raises(ConfigError, match="must tell at most 100 kinds apart"):
+        pipeline.train(config, lambda line: None)
+
+
+def test_other_labels_need_another_run(config: Config) -> None:
+    task = config.ranker.tasks[0].model_copy(update={"positive": 5.0})
+    other = config.model_copy(update={"ranker": config.ranker.model_copy(update={"tasks": (task,)})})
+    with pytest.raises(ConfigError, match=r"a run keeps the settings it was trained with; ranker\.tasks was"):
+        pipeline.evaluate(other)
+
+
+def test_the_command_line_takes_a_ranker(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    config = configured(tmp_path, model={"kind": "logistic", "text": "none"}, train={"epochs": 1, "batch": 64})
+    file = tmp_path / "rank.toml"
+    file.write_text(as_toml(config), encoding="utf-8")
+    assert cli.main(["train", str(file), "--quiet", "--no-export"]) == 0
+    assert cli.main(["evaluate", str(file), "--quiet"]) == 0
+    assert "tfrec" in capsys.readouterr().out
+
+
+def as_toml(config: Config) -> str:
+    """The settings as TOML that has JSON's values in it."""
+    tree = config.model_dump(mode="json", exclude_none=True, exclude_defaults=True)
+    return "\n".join(f"{name} = {_inline(section)}" for name, section in tree.items())
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{name} = {_inline(item)}" for name, item in value.items()) + " }"
+    return "[" + ", ".join(map(_inline, value)) + "]" if isinstance(value, list) else json.dumps(value)
