@@ -119,7 +119,7 @@ def every_variable_moves(model: Ranker) -> None:
     inputs = {**batch(rows), "label": labels(model, rows), "weight": np.ones(rows, np.float32)}
     inputs = {name: tf.constant(value) for name, value in inputs.items()}
     before = {v.path: v.numpy() for v in model.trainable_variables}
-    optimizer = keras.optimizers.SGD(1.0, clipnorm=1.0)
+    optimizer = keras.optimizers.SGD(0.3, clipnorm=1.0)
     loss = objective(model)
     for _ in range(2):
         with tf.GradientTape() as tape:
