@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import tables
+from saved_models import strings
 
 from tfrec import cli, pipeline, ranking
 from tfrec.config import Config, validate
 from tfrec.errors import ConfigError, DataError
 from tfrec.runs import Run
+from tfrec.server.servable import Servable
 
 ROWS = 16  # of each user
 
@@ -54,6 +57,7 @@ def configured(folder: Path, rows: list[dict[str, Any]] | None = None, **section
             "columns": [
                 {"name": "tags", "side": "item", "kind": "categorical", "separator": "|", "max_values": 3},
                 {"name": "age", "side": "user", "kind": "numeric", "buckets": 4},
+                {"name": "place", "side": "context", "kind": "categorical"},
             ]
         },
         "model": {"kind": "din", "text": "none", "history_length": 6},
@@ -62,10 +66,12 @@ def configured(folder: Path, rows: list[dict[str, Any]] | None = None, **section
             "hidden": [16],
             "dropout": 0.0,
             "history_event": "value",
+            "position": "place",
             "tasks": [{"positive": 4.0}],
         },
         "train": {"epochs": 6, "batch": 64, "learning_rate": 0.02, "warmup_steps": 0, "patience": 2},
         "evaluate": {"bootstrap": 50, "k": [3]},
+        "export": {"folder": str(folder / "exports")},
     }
     for name, section in sections.items():
         tree[name] = {**tree[name], **section}
@@ -130,10 +136,71 @@ def test_a_saved_ranker_scores_candidates_of_the_own_block_higher(config: Config
     assert scores[1, :3].max() < scores[1, 3:].min()
 
 
-def test_the_command_trains_evaluates_and_says_what_is_not_exported(config: Config, tmp_path: Path) -> None:
+def test_a_second_training_finds_everything_done(config: Config) -> None:
     assert ranking.BASELINE in {p.stem for p in (config.run_folder / "models").iterdir()}
     again = pipeline.train(config, lambda line: pytest.fail(f"trained again: {line}"))
     assert again.folder == config.run_folder
+
+
+# The artefact
+
+
+@pytest.fixture(scope="module")
+def servable(config: Config) -> Iterator[Servable]:
+    lines: list[str] = []
+    folder = pipeline.export(config, lines.append)
+    assert folder == Path(config.export.folder) / "rank" / "1" and "verifying in a clean process" in lines
+    servable = Servable(folder)
+    yield servable
+    servable.close()
+
+
+def test_served_scores_are_the_models(config: Config, servable: Servable) -> None:
+    """Every user with the history of the run, every item: the graph looks up, pads and gathers by itself."""
+    run = Run(config)
+    users, items = run.prepared.user_ids.tolist(), run.prepared.item_ids.tolist()
+    served = servable.run("rank", {"user_id": strings(users), "item_ids": strings([items])})
+    data, model = ranking.ranking_data(run), run.model()
+    rows = data.held_out(2)
+    for place in range(len(rows)):
+        user, seen = rows.columns["user"][place], slice(rows.start[place], rows.end[place])
+        look = [x[seen][-6:] for x in rows.history]
+        inputs = {
+            "user": np.array([user]),
+            "item": np.arange(1, len(items) + 1, dtype=np.int32)[None],
+            **{n: np.pad(x, (6 - len(x), 0))[None] for n, x in zip(("history", "history_event"), look, strict=True)},
+        }
+        expected = model.predictions(model(inputs))["like"].numpy()[0]
+        np.testing.assert_allclose(served["scores"][user - 1], expected, atol=1e-5)
+
+
+def test_a_request_may_bring_its_own_history(servable: Servable) -> None:
+    items = [["fruit-7", "tool-7", "no such item", ""]]
+    likes = {"history": strings([["", "fruit-1", "who", "tool-1", "fruit-2"]]), "item_ids": strings(items)}
+    loves_fruit = servable.run("rank", likes | {"history_event": strings([["", "5", "1", "1", "5"]])})["scores"][0]
+    loves_tools = servable.run("rank", likes | {"history_event": strings([["", "1", "5", "5", "1"]])})["scores"][0]
+    assert loves_fruit[0] > loves_fruit[1] and loves_tools[1] > loves_tools[0]
+    lowest = np.finfo(np.float32).min
+    assert (loves_fruit[2:] == lowest).all()
+    assert servable.run("rank", likes)["like"].shape == (1, 4)
+
+
+def test_where_an_item_was_shown_does_not_change_its_score(servable: Servable) -> None:
+    request = {"user_id": strings(["fruit-user-1"]), "item_ids": strings([["fruit-7", "tool-7"]])}
+    scores = [servable.run("rank", request | {"place": strings([place])})["scores"] for place in ("", "0", "2")]
+    np.testing.assert_array_equal(scores[0], scores[1])
+    np.testing.assert_array_equal(scores[0], scores[2])
+
+
+def test_no_items_give_no_scores_and_odd_shapes_are_refused(servable: Servable) -> None:
+    empty = servable.run("rank", {"user_id": strings(["x"]), "item_ids": np.empty((1, 0), object)})
+    assert empty["scores"].shape == (1, 0)
+    bad = {"history": strings([["a", "b"]]), "history_event": strings([["1"]]), "item_ids": strings([["fruit-1"]])}
+    with pytest.raises(Exception, match="history_event must have as many columns as history"):
+        servable.run("rank", bad)
+
+
+# Tasks, heads, and what is refused
 
 
 @pytest.mark.parametrize(

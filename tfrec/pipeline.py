@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import __version__, ranking, serving
+from tfrec import __version__, rank_serving, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
@@ -253,13 +253,7 @@ def export(config: Config, say: Say = say) -> Path:
     """
     run = Run(config)
     _refuse_other_settings(run)
-    if config.model.kind != "two_tower":
-        raise ArtifactError("an export needs a retriever", config.model.kind, "Train with --no-export")
-    model = run.model()
-    parts = serving.make_parts(run, model)
-    size = parts.stored_history.nbytes
-    say(f"stored histories: {parts.stored_history.shape[0] - 1:,} users, {size / 2**20:.1f} MiB")
-    requests = serving.golden_requests(run, parts)
+    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, say)
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
@@ -267,9 +261,26 @@ def export(config: Config, say: Say = say) -> Path:
         report = verification.verify(folder, config.export.tf_serving)
         if not report.ok:
             raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
-        _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
+        _compare(folder, requests, expected())
 
     return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)
+
+
+Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores
+
+
+def _parts(run: Run, say: Say) -> Made:
+    model = run.model()
+    parts = serving.make_parts(run, model)
+    size = parts.stored_history.nbytes
+    say(f"stored histories: {parts.stored_history.shape[0] - 1:,} users, {size / 2**20:.1f} MiB")
+    requests = serving.golden_requests(run, parts)
+    return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
+
+
+def _ranker_parts(run: Run) -> Made:
+    parts = rank_serving.make_parts(run)
+    return parts, rank_serving.golden_requests(run), lambda: rank_serving.reference_scores(run, parts)
 
 
 def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -> None:

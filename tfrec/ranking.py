@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import keras
 import numpy as np
@@ -35,9 +35,9 @@ def ranking_data(run: Run) -> RankingData:
     """
     settings, events = run.config.ranker, run.prepared.events
     labels = _labels(run)
-    kinds, names, count = _event_kinds(run)
+    kinds = event_kinds(run)
     columns = run.features("context")
-    weights = impressions.row_weights(events, names, settings.event_weights, settings.half_life_days)
+    weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
     items = run.features("item")
     items.pop("tokens", None)
     if run.reads_text:
@@ -45,11 +45,11 @@ def ranking_data(run: Run) -> RankingData:
         assert vectors is not None
         items["text"] = vectors * vectors.shape[1] ** 0.5
     return RankingData(
-        _sizes(run, items, count),
+        _sizes(run, items, len(kinds.known) + 1 if kinds.known else 0),
         run.features("user"),
         items,
-        functools.partial(impressions.training_rows, events, columns, labels, weights, kinds),
-        functools.partial(impressions.held_out_rows, events, columns, labels, kinds),
+        functools.partial(impressions.training_rows, events, columns, labels, weights, kinds.rows),
+        functools.partial(impressions.held_out_rows, events, columns, labels, kinds.rows),
         _sampler(run) if settings.negatives else None,
     )
 
@@ -61,17 +61,35 @@ def _labels(run: Run) -> np.ndarray:
     return impressions.make_labels(events, settings.tasks)
 
 
-def _event_kinds(run: Run) -> tuple[np.ndarray, np.ndarray | None, int]:
-    """Kind of every event int32 [E], its name, and rows of the kinds' embedding."""
+class EventKinds(NamedTuple):
+    """Kinds that ranker.history_event tells apart.
+
+    Args:
+        rows: kind of every event, int32 [E]; 0 = unknown.
+        names: of every event [E]; None when all are alike.
+        known: name of kind i + 1 at place i.
+    """
+
+    rows: np.ndarray
+    names: np.ndarray | None
+    known: list[str]
+
+
+def event_kinds(run: Run) -> EventKinds:
+    """Kinds of the events of a prepared run; those that train lacks are unknown.
+
+    Raises:
+        ConfigError: there are too many to be kinds.
+    """
     events, column = run.prepared.events, run.config.ranker.history_event
     if not column:
-        return np.zeros(len(events["user"]), np.int32), None, 0
+        return EventKinds(np.zeros(len(events["user"]), np.int32), None, [])
     names = impressions.event_names(events[column])
     known = sorted({name for name in names[events["split"] == 0] if name})
     if len(known) > _MOST_KINDS:
         raise ConfigError(f"ranker.history_event must tell at most {_MOST_KINDS} kinds apart", len(known))
     place = {name: row for row, name in enumerate(known, start=1)}
-    return np.array([place.get(name, 0) for name in names], np.int32), names, len(known) + 1
+    return EventKinds(np.array([place.get(name, 0) for name in names], np.int32), names, known)
 
 
 def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
