@@ -213,10 +213,12 @@ def test_negatives_follow_popularity() -> None:
 
 def test_retrieved_candidates_are_the_negatives() -> None:
     candidates = np.array([[0, 0], [5, 7], [2, 0]], np.int32)
-    sampler = Sampler(3, None, pairs(np.array([1]), np.array([5]), 9), 9, candidates)
-    drawn = sampler(tf.constant([1, 2]), tf.constant([1, 1]), tf.constant([3, 4])).numpy()
+    only_9 = np.eye(10)[9]
+    sampler = Sampler(3, only_9, pairs(np.array([1]), np.array([5]), 9), 9, candidates)
+    drawn = sampler(tf.constant([1, 2, 0]), tf.constant([1, 1, 1]), tf.constant([3, 4])).numpy()
     assert set(drawn[0]) <= {5, 7} and 7 in drawn[0]
-    assert 2 in drawn[1]
+    assert set(drawn[1]) == {2, 9}
+    assert set(drawn[2]) == {9}  # retrieval knows nothing of a stranger
 
 
 def test_negatives_of_nothing_are_refused() -> None:

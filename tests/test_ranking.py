@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tables
+from conftest import Shop
 from saved_models import strings
 
 from tfrec import cli, pipeline, ranking
@@ -230,6 +231,30 @@ def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], t
     assert wanted <= report["test"].keys()
     for task in config.ranker.tasks[1:]:
         assert np.isfinite(list(report["test"][task.name].values())).all()
+
+
+def test_negatives_come_from_what_retrieval_gives(shop: Shop, tmp_path: Path) -> None:
+    ranker = {"negatives": 2, "negatives_from": "retrieval", "retriever": str(shop.run), "retrieved": 6, "tasks": [{}]}
+    config = configured(
+        tmp_path,
+        tables.interactions(),
+        features={"columns": []},
+        ranker={**ranker, "history_event": None, "position": None},
+        model={"kind": "fm", "text": "none"},
+        train={"epochs": 1, "batch": 64},
+        evaluate={"bootstrap": 0, "k": [3]},
+    )
+    run = pipeline.train(config, lambda line: None)
+    sampler = ranking.ranking_data(run).sampler
+    assert sampler
+    candidates = sampler((0,)).candidates
+    assert candidates is not None and candidates.shape == (41, 6) and not candidates[0].any()
+    blocks = [tables.block(str(item)) for item in run.prepared.item_ids]
+    for user, row in zip(run.prepared.user_ids, candidates[1:], strict=True):
+        own = [blocks[item - 1] == tables.block(str(user)) for item in row]
+        assert np.mean(own) > 0.8  # the retriever knows the blocks
+    report = pipeline.evaluate(config, lambda line: None)
+    assert report["valid"]["positives"] == pytest.approx(1 / 3)
 
 
 def test_a_class_without_positives_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

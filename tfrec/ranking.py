@@ -11,7 +11,6 @@ import numpy as np
 
 from tfrec.config import Config
 from tfrec.data import impressions, sampling
-from tfrec.data.preprocess import index_table
 from tfrec.errors import ConfigError
 from tfrec.evaluation import ranking_metrics
 from tfrec.models.ranking.body import Sizes
@@ -113,26 +112,30 @@ def _field(feature: Feature, rows: dict[str, int]) -> Field:
     return Field(feature.name, feature.side, "vector" if feature.kind == "vector" else "number", feature.width or 1)
 
 
-def _sampler(run: Run) -> sampling.Sampler:
+def _sampler(run: Run) -> Callable[[tuple[int, ...]], sampling.Sampler]:
+    """Negatives of rows; training must not know what held-out rows liked, so it may draw that too."""
     settings, events, items = run.config.ranker, run.prepared.events, len(run.prepared.item_ids)
-    had = sampling.pairs(events["user"], events["item"], items)
-    if settings.negatives_from == "retrieval":
-        return sampling.Sampler(settings.negatives, None, had, items, _retrieved(run))
-    power = 0.75 if settings.negatives_from == "popularity" else 0.0
-    train = events["item"][events["split"] == 0]
-    return sampling.Sampler(settings.negatives, sampling.popularity_weights(train, items, power), had, items)
+    candidates = _retrieved(run) if settings.negatives_from == "retrieval" else None
+    power = 0.0 if settings.negatives_from == "uniform" else 0.75
+    weights = sampling.popularity_weights(events["item"][events["split"] == 0], items, power)
+
+    def of_splits(splits: tuple[int, ...]) -> sampling.Sampler:
+        known = np.isin(events["split"], splits)
+        had = sampling.pairs(events["user"][known], events["item"][known], items)
+        return sampling.Sampler(settings.negatives, weights, had, items, candidates)
+
+    return of_splits
 
 
 def _retrieved(run: Run) -> np.ndarray:
-    """What the retriever gives each user after train, int32 [U + 1, C] in this run's indices."""
+    """What the retriever gives each user with a validation event, int32 [U + 1, C] in this run's indices, or 0."""
     settings = run.config.ranker
     assert settings.retriever
     other = Run.open(settings.retriever)
     holdout = make_holdout(other.prepared.events, len(other.prepared.user_ids), 1, "mask")
     score = RetrievalScorer(other.model("selected")).scorer(holdout)
-    table = index_table(run.prepared.item_ids, "items")
-    ours = np.concatenate([[0], table.lookup(other.prepared.item_ids.tolist()).numpy()]).astype(np.int32)
-    users = index_table(run.prepared.user_ids, "users").lookup(other.prepared.user_ids.tolist()).numpy()
+    ours = np.concatenate([[0], _places(other.prepared.item_ids, run.prepared.item_ids)]).astype(np.int32)
+    users = _places(other.prepared.user_ids, run.prepared.user_ids)
     out = np.zeros((len(run.prepared.user_ids) + 1, settings.retrieved), np.int32)
     for first in range(0, len(holdout), 256):
         rows = np.arange(first, min(first + 256, len(holdout)))
@@ -142,6 +145,12 @@ def _retrieved(run: Run) -> np.ndarray:
         out[users[holdout.users[rows] - 1], : best.shape[1]] = ours[best]
     out[0] = 0
     return out
+
+
+def _places(ids: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Indices of ids among others, from 1; 0 for those that are not there."""
+    place = {name: index for index, name in enumerate(among, start=1)}
+    return np.array([place.get(name, 0) for name in ids], np.int64)
 
 
 def train(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Callback]]) -> None:

@@ -20,14 +20,14 @@ class Sampler:
 
     Args:
         n: negatives of a row.
-        weights: of being drawn, [N + 1], row 0 is 0; or None when ``candidates`` are given.
+        weights: of being drawn, [N + 1], row 0 is 0.
         had: pairs user · (N + 1) + item that are no negatives, int64, ascending.
         items: N.
-        candidates: int32 [U + 1, C], each drawn alike; 0 is none; row 0 is for strangers.
+        candidates: int32 [U + 1, C], each drawn alike in place of the weights' draws; 0 is none.
     """
 
     n: int
-    weights: np.ndarray | None
+    weights: np.ndarray
     had: np.ndarray
     items: int
     candidates: np.ndarray | None = None
@@ -35,21 +35,20 @@ class Sampler:
     def __call__(self, user: tf.Tensor, item: tf.Tensor, seed: tf.Tensor) -> tf.Tensor:
         """Items int32 [B, n] for users int32 [B] whose positive is item [B]; seed int32 [2]."""
         rows, draws = tf.shape(user)[0], _DRAWS * self.n
-        chance = tf.random.stateless_uniform([rows, draws], seed)
-        drawn = self._drawn(user, chance)
-        had = self._has(user[:, None], drawn) | (drawn == item[:, None]) | (drawn == 0)
+        drawn = self._weighted(tf.random.stateless_uniform([rows * draws], seed), [rows, draws])
+        if self.candidates is not None:
+            place = tf.random.stateless_uniform([rows, draws], seed + 1, 0, self.candidates.shape[1], tf.int32)
+            own = tf.gather(tf.gather(tf.constant(self.candidates), user), place, batch_dims=1)
+            drawn = tf.where(own > 0, own, drawn)
+        had = self._has(user[:, None], drawn) | (drawn == item[:, None])
         order = tf.argsort(tf.cast(had, tf.int32), axis=1, stable=True)[:, : self.n]
         chosen = tf.gather(drawn, order, batch_dims=1)
         return tf.ensure_shape(chosen, [user.shape[0], self.n])
 
-    def _drawn(self, user: tf.Tensor, chance: tf.Tensor) -> tf.Tensor:
-        if self.candidates is not None:
-            place = tf.cast(chance * self.candidates.shape[1], tf.int32)
-            return tf.gather(tf.gather(tf.constant(self.candidates), user), place, batch_dims=1)
-        assert self.weights is not None
+    def _weighted(self, chance: tf.Tensor, shape: list[tf.Tensor | int]) -> tf.Tensor:
         sums = tf.constant(np.cumsum(self.weights / self.weights.sum())[1:], tf.float32)
-        flat = tf.searchsorted(sums, tf.reshape(chance, [-1]), side="right")
-        return tf.reshape(tf.minimum(flat, self.items - 1) + 1, tf.shape(chance))
+        place = tf.searchsorted(sums, chance, side="right")
+        return tf.reshape(tf.minimum(place, self.items - 1) + 1, shape)
 
     def _has(self, user: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
         had = tf.constant(np.append(self.had, np.iinfo(np.int64).max))

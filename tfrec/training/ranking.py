@@ -36,7 +36,7 @@ class RankingData:
         user_columns, item_columns: stored features, row 0 for the unknown.
         train: rows of these splits, (0,) or (0, 1).
         held_out: rows of split 1 (valid) or 2 (test).
-        sampler: of each split's negatives; None = rows have labels.
+        sampler: negatives that none of these splits knows as positives; None = rows have labels.
     """
 
     sizes: Sizes
@@ -44,7 +44,7 @@ class RankingData:
     item_columns: Mapping[str, np.ndarray]
     train: Callable[[tuple[int, ...]], Impressions]
     held_out: Callable[[int], Impressions]
-    sampler: Sampler | None = None
+    sampler: Callable[[tuple[int, ...]], Sampler] | None = None
 
 
 class Scored(NamedTuple):
@@ -96,7 +96,9 @@ def _train(
     rows = data.train(splits)
     if not data.sampler:
         check_classes(rows.labels, config.ranker.tasks, "train")
-    batches = _batches(config, data, rows, config.train.batch, config.ranker.history_gap)
+    sampler = data.sampler(splits) if data.sampler else None
+    gap, length = config.ranker.history_gap, data.sizes.length
+    batches = ImpressionBatches(rows, config.train.batch, config.run.seed, length, gap, sampler)
     return train_once(
         config,
         batches,
@@ -170,7 +172,15 @@ class RankScorer:
 
     def score(self, config: Config, data: RankingData, rows: Impressions) -> Scored:
         """Predictions of every row, in their order; with a sampler also of its negatives."""
-        batches = _batches(config, data, rows, min(_SCORED_AT_ONCE, len(rows)), gap=0, shuffle=False)
+        sampler = data.sampler((0, 1, 2)) if data.sampler else None
+        batches = ImpressionBatches(
+            rows,
+            min(_SCORED_AT_ONCE, max(len(rows), 1)),
+            config.run.seed,
+            data.sizes.length,
+            sampler=sampler,
+            shuffle=False,
+        )
         labels, predictions = [], []
         for batch in batches.dataset(epoch=0):
             labels.append(batch.pop("label").numpy())
@@ -204,12 +214,6 @@ def measure(tasks: Sequence[Task], scored: Scored, k: Sequence[int] = ()) -> dic
             gains = {f"ndcg@{n}": ranking_metrics.ndcg(labels, predictions, groups, n) for n in k}
             out[task.name] |= {name: float(values.mean()) for name, values in gains.items()}
     return out
-
-
-def _batches(
-    config: Config, data: RankingData, rows: Impressions, batch: int, gap: int, shuffle: bool = True
-) -> ImpressionBatches:
-    return ImpressionBatches(rows, batch, config.run.seed, data.sizes.length, gap, data.sampler, shuffle)
 
 
 def _validation(config: Config, data: RankingData, model: Ranker) -> Callable[[], dict[str, float]]:
