@@ -12,13 +12,12 @@ from hypothesis import strategies as st
 
 from tfrec.data.impression_batches import ImpressionBatches
 from tfrec.data.impressions import (
+    EventLog,
     Impressions,
     check_classes,
     event_names,
-    held_out_rows,
     make_labels,
     row_weights,
-    training_rows,
 )
 from tfrec.data.sampling import Sampler, pairs, popularity_weights
 from tfrec.errors import DataError, TrainingError
@@ -41,11 +40,11 @@ def look(rows: Impressions) -> list[list[int]]:
 
 
 def train(splits: tuple[int, ...] = (0,), weights: np.ndarray = ONES) -> Impressions:
-    return training_rows(EVENTS, {}, LABELS, weights, KINDS, splits)
+    return EventLog(EVENTS, {}, LABELS, weights, KINDS).training_rows(splits)
 
 
 def held_out(split: int) -> Impressions:
-    return held_out_rows(EVENTS, {}, LABELS, KINDS, split)
+    return EventLog(EVENTS, {}, LABELS, ONES, KINDS).held_out_rows(split)
 
 
 def test_a_training_row_sees_its_users_rows_before_it() -> None:
@@ -66,14 +65,14 @@ def test_a_held_out_row_sees_no_held_out_row() -> None:
 def test_look_backs_equal_a_walk_over_the_events(rows: list[tuple[int, int]]) -> None:
     users, splits = (np.array(column) for column in zip(*sorted(rows, key=lambda row: row[0]), strict=True))
     events = {"user": users, "item": np.arange(1, len(users) + 1), "split": splits}
-    args = ({}, np.zeros((len(users), 1)), *[np.zeros(len(users))] * 2)
+    log = EventLog(events, {}, np.zeros((len(users), 1)), *[np.zeros(len(users))] * 2)
     place = range(len(users))
     expected = [
         [j + 1 for j in place[:i] if users[j] == users[i] > 0 and splits[j] < 2] for i in place if splits[i] < 2
     ]
-    assert look(training_rows(events, *args, (0, 1))) == expected
+    assert look(log.training_rows((0, 1))) == expected
     known = [[j + 1 for j in place if users[j] == users[i] > 0 and splits[j] < 2] for i in place if splits[i] == 2]
-    assert look(held_out_rows(events, *args[:2], args[3], 2)) == known
+    assert look(log.held_out_rows(2)) == known
 
 
 def test_labels_by_hand() -> None:

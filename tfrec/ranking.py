@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -33,10 +32,9 @@ def ranking_data(run: Run) -> RankingData:
         DataError: labels or events break a rule.
     """
     settings, events = run.config.ranker, run.prepared.events
-    labels = _labels(run)
     kinds = event_kinds(run)
-    columns = run.features("context")
     weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
+    log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows)
     items = run.features("item")
     items.pop("tokens", None)
     if run.reads_text:
@@ -47,8 +45,8 @@ def ranking_data(run: Run) -> RankingData:
         _sizes(run, items, len(kinds.known) + 1 if kinds.known else 0),
         run.features("user"),
         items,
-        functools.partial(impressions.training_rows, events, columns, labels, weights, kinds.rows),
-        functools.partial(impressions.held_out_rows, events, columns, labels, kinds.rows),
+        log.training_rows,
+        log.held_out_rows,
         _sampler(run) if settings.negatives else None,
     )
 

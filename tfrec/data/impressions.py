@@ -111,58 +111,45 @@ def history_of(
     return History(events["item"][kept].astype(np.int32), kinds[kept].astype(np.int32)), offsets
 
 
-def training_rows(
-    events: Mapping[str, np.ndarray],
-    columns: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    weights: np.ndarray,
-    kinds: np.ndarray,
-    splits: Sequence[int],
-) -> Impressions:
-    """Rows of these splits; each looks back on the rows of the same user before it.
+@dataclass(frozen=True)
+class EventLog:
+    """Prepared events with what a ranker reads of each.
 
     Args:
-        events: "user", "item" int32 and "split" int8, sorted by user and time.
+        events: "user", "item" int32 and "split" int8 [E], sorted by user and time.
         columns: context features of every event, [E, …].
-        labels: [E, T].
-        weights: [E].
-        kinds: of every event, int [E].
-        splits: such as (0, 1) for train and valid.
+        labels: float32 [E, T].
+        weights: of training rows, float32 [E].
+        kinds: int32 [E], 0 = unknown kind of event.
     """
-    rows = np.flatnonzero(np.isin(events["split"], splits))
-    history, offsets = history_of(events, kinds, splits)
-    start, end = offsets[events["user"][rows]], np.arange(len(rows))
-    return _rows(events, columns, labels, weights, history, rows, start, end)
 
+    events: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray]
+    labels: np.ndarray
+    weights: np.ndarray
+    kinds: np.ndarray
 
-def held_out_rows(
-    events: Mapping[str, np.ndarray],
-    columns: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    kinds: np.ndarray,
-    split: int,
-) -> Impressions:
-    """Rows of one split; each looks back on its user's rows of earlier splits, never on another held-out row."""
-    rows = np.flatnonzero(events["split"] == split)
-    history, offsets = history_of(events, kinds, range(split))
-    start, end = offsets[events["user"][rows]], offsets[events["user"][rows] + 1]
-    return _rows(events, columns, labels, np.ones(len(labels), np.float32), history, rows, start, end)
+    def training_rows(self, splits: Sequence[int]) -> Impressions:
+        """Rows of these splits, such as (0, 1); each looks back on the rows of the same user before it."""
+        rows = np.flatnonzero(np.isin(self.events["split"], splits))
+        history, offsets = history_of(self.events, self.kinds, splits)
+        start, end = offsets[self.events["user"][rows]], np.arange(len(rows))
+        return self._rows(rows, history, start, end, self.weights[rows])
 
+    def held_out_rows(self, split: int) -> Impressions:
+        """Rows of one split; each looks back on its user's rows of earlier splits, never on another held-out row."""
+        rows = np.flatnonzero(self.events["split"] == split)
+        history, offsets = history_of(self.events, self.kinds, range(split))
+        start, end = (offsets[self.events["user"][rows] + more] for more in (0, 1))
+        return self._rows(rows, history, start, end, np.ones(len(rows)))
 
-def _rows(
-    events: Mapping[str, np.ndarray],
-    columns: Mapping[str, np.ndarray],
-    labels: np.ndarray,
-    weights: np.ndarray,
-    history: History,
-    rows: np.ndarray,
-    start: np.ndarray,
-    end: np.ndarray,
-) -> Impressions:
-    end = np.where(events["user"][rows] > 0, end, start)  # strangers share index 0, not a history
-    own: dict[str, Any] = {name: events[name][rows].astype(np.int32) for name in ("user", "item")}
-    own |= {name: column[rows] for name, column in columns.items()}
-    return Impressions(own, labels[rows], weights[rows].astype(np.float32), history, start, end)
+    def _rows(
+        self, rows: np.ndarray, history: History, start: np.ndarray, end: np.ndarray, weights: np.ndarray
+    ) -> Impressions:
+        end = np.where(self.events["user"][rows] > 0, end, start)  # strangers share index 0, not a history
+        own: dict[str, Any] = {name: self.events[name][rows].astype(np.int32) for name in ("user", "item")}
+        own |= {name: column[rows] for name, column in self.columns.items()}
+        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end)
 
 
 def row_weights(

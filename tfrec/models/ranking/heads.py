@@ -74,3 +74,37 @@ class SharedBottom(keras.layers.Layer):
     def get_config(self) -> dict[str, Any]:
         own = {"outputs": self.towers.outputs, "units": self.towers.units, "dropout": self.towers.dropout}
         return {**super().get_config(), **own}
+
+
+class ExpertHead(keras.layers.Layer):
+    """A head whose tasks mix experts; what they mix is made in ``build``.
+
+    Args:
+        outputs, units, dropout: of :class:`Towers`.
+        experts: how many there are, of each kind.
+        expert_units: u, width of an expert.
+
+    Call: [..., h] -> [..., Σ outputs].
+    """
+
+    def __init__(
+        self,
+        outputs: Sequence[int],
+        units: Sequence[int] = (),
+        dropout: float = 0.0,
+        experts: int = 4,
+        expert_units: int = 64,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.count, self.expert_units, self.dropout = experts, expert_units, dropout
+        self.towers = Towers(outputs, units, dropout, name="towers", dtype=self.dtype_policy)
+
+    @property
+    def tasks(self) -> int:
+        """T."""
+        return len(self.towers.outputs)
+
+    def get_config(self) -> dict[str, Any]:
+        own = {"outputs": self.towers.outputs, "units": self.towers.units, "dropout": self.dropout}
+        return {**super().get_config(), **own, "experts": self.count, "expert_units": self.expert_units}

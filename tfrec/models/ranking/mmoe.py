@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops
 
 from tfrec.models.ranking.fields import HiddenLayers
-from tfrec.models.ranking.heads import Towers
+from tfrec.models.ranking.heads import ExpertHead
 
 
 @keras.saving.register_keras_serializable("tfrec")
@@ -41,50 +40,26 @@ class Mixture(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfrec")
-class MMoE(keras.layers.Layer):
+class MMoE(ExpertHead):
     """Every task mixes the same experts with a gate of its own.
 
     Source: Ma et al. 2018, Modeling task relationships in multi-task learning with multi-gate mixture-of-experts.
 
-    Args:
-        outputs, units, dropout: of :class:`Towers`.
-        experts: E.
-        expert_units: u, width of an expert.
-
-    Call: [..., h] -> [..., Σ outputs].
+    Args and Call: of :class:`ExpertHead`.
     """
 
-    def __init__(
-        self,
-        outputs: Sequence[int],
-        units: Sequence[int] = (),
-        dropout: float = 0.0,
-        experts: int = 4,
-        expert_units: int = 64,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.settings = {"experts": experts, "expert_units": expert_units}
-        policy = {"dtype": self.dtype_policy}
-        self.towers = Towers(outputs, units, dropout, name="towers", **policy)
-        self.experts: list[HiddenLayers] = [
-            HiddenLayers((expert_units,), dropout, name=f"expert_{i}", **policy) for i in range(experts)
-        ]
-        self.mixtures: list[Mixture] = [
-            Mixture(experts, name=f"mixture_{i}", **policy) for i in range(len(self.towers.outputs))
-        ]
-
     def build(self, input_shape: Any) -> None:
+        policy = {"dtype": self.dtype_policy}
+        self.experts: list[HiddenLayers] = [
+            HiddenLayers((self.expert_units,), self.dropout, name=f"expert_{i}", **policy) for i in range(self.count)
+        ]
+        self.mixtures: list[Mixture] = [Mixture(self.count, name=f"mixture_{i}", **policy) for i in range(self.tasks)]
         layers: tuple[keras.layers.Layer, ...] = (*self.experts, *self.mixtures)
         for layer in layers:
             layer.build((None, input_shape[-1]))
-        self.towers.build((None, self.settings["expert_units"]))
+        self.towers.build((None, self.expert_units))
         self.built = True
 
     def call(self, x: Any, training: bool = False) -> Any:
         experts = ops.stack([expert(x, training=training) for expert in self.experts], axis=-2)
         return self.towers([mixture(x, experts) for mixture in self.mixtures], training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"outputs": self.towers.outputs, "units": self.towers.units, "dropout": self.towers.dropout}
-        return {**super().get_config(), **own, **self.settings}

@@ -9,7 +9,7 @@ import keras
 from keras import ops
 
 from tfrec.models.ranking.fields import HiddenLayers
-from tfrec.models.ranking.heads import Towers
+from tfrec.models.ranking.heads import ExpertHead
 from tfrec.models.ranking.mmoe import Mixture
 
 
@@ -71,47 +71,24 @@ class Extraction(keras.layers.Layer):
 
 
 @keras.saving.register_keras_serializable("tfrec")
-class PLE(keras.layers.Layer):
+class PLE(ExpertHead):
     """Progressive layered extraction: two layers of :class:`Extraction`, then towers.
 
     Source: Tang et al. 2020, Progressive layered extraction (PLE), RecSys.
 
-    Args:
-        outputs, units, dropout: of :class:`Towers`.
-        experts: shared experts, and as many of each task.
-        expert_units: u.
-
-    Call: [..., h] -> [..., Σ outputs].
+    Args and Call: of :class:`ExpertHead`.
     """
 
-    def __init__(
-        self,
-        outputs: Sequence[int],
-        units: Sequence[int] = (),
-        dropout: float = 0.0,
-        experts: int = 4,
-        expert_units: int = 64,
-        **kwargs: Any,
-    ):
-        super().__init__(**kwargs)
-        self.settings = {"experts": experts, "expert_units": expert_units}
-        policy = {"dtype": self.dtype_policy}
-        self.towers = Towers(outputs, units, dropout, name="towers", **policy)
-        tasks = len(self.towers.outputs)
-        self.first = Extraction(tasks, experts, expert_units, dropout, name="first", **policy)
-        self.second = Extraction(tasks, experts, expert_units, dropout, shared=False, name="second", **policy)
-
     def build(self, input_shape: Any) -> None:
-        between = (None, self.settings["expert_units"])
+        sizes = (self.tasks, self.count, self.expert_units, self.dropout)
+        self.first = Extraction(*sizes, name="first", dtype=self.dtype_policy)
+        self.second = Extraction(*sizes, shared=False, name="second", dtype=self.dtype_policy)
+        between = (None, self.expert_units)
         self.first.build((None, input_shape[-1]))
         self.second.build(between)
         self.towers.build(between)
         self.built = True
 
     def call(self, x: Any, training: bool = False) -> Any:
-        ways = self.first([x] * (len(self.towers.outputs) + 1), training=training)
+        ways = self.first([x] * (self.tasks + 1), training=training)
         return self.towers(self.second(ways, training=training), training=training)
-
-    def get_config(self) -> dict[str, Any]:
-        own = {"outputs": self.towers.outputs, "units": self.towers.units, "dropout": self.towers.dropout}
-        return {**super().get_config(), **own, **self.settings}
