@@ -73,6 +73,12 @@ def test_a_ranker_does_not_train_a_text_encoder() -> None:
         validate({**tree, "model": {"kind": "fm", "text": "full"}, "train": {"loss": "in_batch"}})
 
 
+def test_folds_need_a_ranker() -> None:
+    tree = {"run": {"name": "x"}, "data": {"source": "ml-100k"}, "model": {"text": "none"}, "evaluate": {"folds": 3}}
+    with pytest.raises(ConfigError, match="evaluate.folds needs a ranker"):
+        validate(tree)
+
+
 def test_what_goes_together_is_taken() -> None:
     assert configured({"position": "hour", "crosses": [["user", "hour"]]}, columns=(HOUR, IMAGE))
     assert configured({"negatives": 4, "tasks": [{"loss": "listwise"}]}, "fm")

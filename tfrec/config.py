@@ -179,6 +179,7 @@ class Evaluate(Section):
     repeats: Literal["mask", "keep"] = Field(default="mask", description="rank what the user already has, or not")
     holdout: Literal["item", "basket"] = Field(default="item", description="what leave_last_out holds out")
     baselines: bool = True
+    folds: int = Field(default=0, ge=0, le=20, description="ranker: cross-validation in time over so many folds")
     bootstrap: int = Field(default=1000, ge=0, description="resamples of a confidence interval; 0 = none")
 
 
@@ -231,6 +232,8 @@ class Config(Section):
         if self.train.loss == "softmax" and self.model.text in ("lora", "full"):
             raise ValueError('a text encoder that learns needs train.loss = "in_batch"')
         vectors = [feature.name for feature in self.features.columns if feature.kind == "vector"]
+        if self.model.kind == "two_tower" and self.evaluate.folds:
+            raise ValueError("evaluate.folds needs a ranker: set model.kind")
         if self.model.kind == "two_tower" and vectors:
             raise ValueError(f"the vector feature {vectors[0]} needs a ranker: set model.kind")
         return self

@@ -10,12 +10,13 @@ import numpy as np
 
 from tfrec.config import Config
 from tfrec.data import impressions, sampling
+from tfrec.data.folds import rolling
 from tfrec.errors import ConfigError
 from tfrec.evaluation import ranking_metrics
 from tfrec.models.ranking.body import Sizes
 from tfrec.models.ranking.fields import Field
 from tfrec.models.ranking.ranker import Ranker
-from tfrec.runs import Run
+from tfrec.runs import Run, read_json, write_json
 from tfrec.schema import Feature
 from tfrec.training import ranking
 from tfrec.training.ranking import RankingData, Scored
@@ -23,15 +24,22 @@ from tfrec.training.validation import RetrievalScorer, make_holdout
 
 BASELINE = "logistic"
 _MOST_KINDS = 100
+_FOLDS = "folds.json"
 
 
-def ranking_data(run: Run) -> RankingData:
+def ranking_data(run: Run, split: np.ndarray | None = None) -> RankingData:
     """What a ranker reads of a prepared run.
+
+    Args:
+        run: prepared.
+        split: int8 [E] in the place of the events' own.
 
     Raises:
         DataError: labels or events break a rule.
     """
     settings, events = run.config.ranker, run.prepared.events
+    if split is not None:
+        events = {**events, "split": split}
     kinds = event_kinds(run)
     weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
     log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows)
@@ -47,7 +55,7 @@ def ranking_data(run: Run) -> RankingData:
         items,
         log.training_rows,
         log.held_out_rows,
-        _sampler(run) if settings.negatives else None,
+        _sampler(run, events) if settings.negatives else None,
     )
 
 
@@ -110,9 +118,9 @@ def _field(feature: Feature, rows: dict[str, int]) -> Field:
     return Field(feature.name, feature.side, "vector" if feature.kind == "vector" else "number", feature.width or 1)
 
 
-def _sampler(run: Run) -> Callable[[tuple[int, ...]], sampling.Sampler]:
+def _sampler(run: Run, events: Mapping[str, np.ndarray]) -> Callable[[tuple[int, ...]], sampling.Sampler]:
     """Negatives of rows; training must not know what held-out rows liked, so it may draw that too."""
-    settings, events, items = run.config.ranker, run.prepared.events, len(run.prepared.item_ids)
+    settings, items = run.config.ranker, len(run.prepared.item_ids)
     candidates = _retrieved(run) if settings.negatives_from == "retrieval" else None
     power = 0.0 if settings.negatives_from == "uniform" else 0.75
     weights = sampling.popularity_weights(events["item"][events["split"] == 0], items, power)
@@ -160,6 +168,23 @@ def train(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Callback]])
         plain = baseline(run)
         fitted = ranking.fit(plain.config, ranking_data(plain), run.folder / "checkpoints" / BASELINE, callbacks)
         run.save_model(fitted.final, BASELINE)
+    if run.config.evaluate.folds:
+        cross_validate(run, callbacks)
+
+
+def cross_validate(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Callback]]) -> None:
+    """Fits the ranker on every fold in time and writes folds.json: metrics of the first task, and their mean."""
+    changes = {"refit": False}
+    config = run.config.model_copy(update={"train": run.config.train.model_copy(update=changes)})
+    found = []
+    for number, split in enumerate(rolling(run.prepared.events, config.evaluate.folds), start=1):
+        data = ranking_data(run, split)
+        fitted = ranking.fit(config, data, run.folder / "checkpoints" / f"fold_{number}", callbacks)
+        scored = ranking.RankScorer(fitted.selected).score(config, data, data.held_out(1))
+        found.append(next(iter(ranking.measure(config.ranker.tasks, scored).values())))
+    shared = set.intersection(*(set(metrics) for metrics in found))
+    mean = {name: float(np.mean([metrics[name] for metrics in found])) for name in sorted(shared)}
+    write_json(run.folder / _FOLDS, {"folds": found, "mean": mean})
 
 
 def _wants_baseline(config: Config) -> bool:
@@ -193,6 +218,8 @@ def evaluate(run: Run) -> dict[str, Any]:
     for name, metrics in found.items():
         report[name] = metrics[tasks[0].name] | {task.name: metrics[task.name] for task in tasks[1:]}
     report["parameters"] = _ranker(run, "final").count_trainable()
+    if (run.folder / _FOLDS).exists():
+        report["cross_validation"] = read_json(run.folder / _FOLDS)
     if tasks[0].kind == "binary":
         report["reliability"] = _reliability(scored["test"])
     return report | (_beside_baseline(run, scored["test"]) if _wants_baseline(config) else {})
