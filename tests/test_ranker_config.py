@@ -75,7 +75,7 @@ def test_a_ranker_does_not_train_a_text_encoder() -> None:
 
 def test_folds_need_a_ranker() -> None:
     tree = {"run": {"name": "x"}, "data": {"source": "ml-100k"}, "model": {"text": "none"}, "evaluate": {"folds": 3}}
-    with pytest.raises(ConfigError, match="evaluate.folds needs a ranker"):
+    with pytest.raises(ConfigError, match=r"evaluate\.folds needs a ranker"):
         validate(tree)
 
 
