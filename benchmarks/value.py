@@ -28,8 +28,7 @@ EXAMPLE = "python benchmarks/value.py --tree .venv-value/bin/python"
 
 def settings(folder: Path, columns: value_data.Columns, fold: int) -> Config:
     """A wide & deep ranker of one item, the shop, with a value as its only task."""
-    plain = [{"name": n, "side": "context", "kind": "numeric", "log": n != "active_share"} for n in columns]
-    buckets = [{"name": f"{n}_rank", "side": "context", "kind": "numeric", "buckets": 20} for n in columns]
+    features = [{"name": n, "side": "context", "kind": "numeric", "log": n != "active_share"} for n in columns]
     return validate(
         {
             "run": {"name": f"fold{fold}", "folder": str(folder / "runs")},
@@ -38,18 +37,18 @@ def settings(folder: Path, columns: value_data.Columns, fold: int) -> Config:
                 "interactions": str(folder / f"fold{fold}.parquet"),
                 "split": {"kind": "given"},
             },
-            "features": {"columns": plain + buckets},
+            "features": {"columns": features},
             "model": {"kind": "wide_deep", "text": "none"},
             "ranker": {
                 "user_id": False,
                 "item_id": False,
                 "embedding": 4,
-                "hidden": [64, 32],
-                "dropout": 0.2,
+                "hidden": [32, 16],
+                "dropout": 0.1,
                 "tasks": [{"name": "spent", "column": "value", "kind": "value"}],
                 "monitor": "spearman",
             },
-            "train": {"epochs": 60, "batch": 256, "learning_rate": 2e-3, "patience": 6, "refit": False},
+            "train": {"epochs": 60, "batch": 1024, "learning_rate": 4e-3, "patience": 8, "refit": False},
             "evaluate": {"repeats": "keep", "baselines": False, "bootstrap": 0},
         }
     )
@@ -62,7 +61,6 @@ def write(path: Path, columns: value_data.Columns, target: np.ndarray, part: np.
         "value": target,
         "split": NAMES[part],
         **columns,
-        **{f"{name}_rank": column for name, column in columns.items()},
     }
     pq.write_table(pa.table(table), path)
 
