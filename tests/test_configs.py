@@ -50,12 +50,14 @@ def small(config: Config, folder: Path) -> Config:
     people = [filled("user_id", row, users, i) for i, row in enumerate(tables.users())]
     events = tables.baskets() if config.evaluate.holdout == "basket" else tables.interactions()
     for place, event in enumerate(events):
-        event |= {"value": 1.0, "split": ("train", "train", "valid", "test")[place % 4]}
+        event |= {"value": float(1 + 4 * (place % 2)), "split": ("train", "train", "valid", "test")[place % 4]}
     paths = {
         "interactions": tables.write(folder / "interactions.parquet", events),
         "items": tables.write(folder / "items.parquet", rows),
         "users": tables.write(folder / "users.parquet", people),
     }
+    if tree["data"]["split"]["kind"] == "per_user":
+        tree["data"]["split"] |= {"valid": 0.3, "test": 0.3}  # of seven events
     core = {"min_user_interactions": 1, "min_item_interactions": 1}
     tree["data"] |= {"source": "tables", **paths, **core}
     tree["run"]["folder"] = str(folder / "runs")

@@ -36,7 +36,7 @@ def test_an_item_is_embedded_from_its_text_and_features_each_column_once() -> No
         ({"name": "class"}, "a column cannot be named class"),
         ({"name": "self"}, "a column cannot be named self"),
         ({"side": "shop"}, "'user', 'item' or 'context'"),
-        ({"kind": "text"}, "'categorical' or 'numeric'"),
+        ({"kind": "text"}, "'categorical', 'numeric' or 'vector'"),
         ({"max_values": 0}, "greater than or equal to 1"),
         ({"max_values": 2}, "max_values above 1 needs a separator"),
         ({"max_vocabulary": 0}, "greater than or equal to 1"),

@@ -9,20 +9,17 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
+from tfrec import ranker_config
 from tfrec.errors import ConfigError
+from tfrec.ranker_config import Ranker, Task
 from tfrec.schema import Column, Feature, Schema
+from tfrec.section import Section
 
 # Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
 # the last two are arguments of np.savez, which stores features under their names.
 _TAKEN = {"item_id", "user_id", "item", "user", "text", "tokens", "file", "allow_pickle"}
-
-
-class Section(BaseModel):
-    """A frozen group of settings that refuses unknown keys and numbers that are not finite."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
 class Run(Section):
@@ -41,9 +38,9 @@ class Roles(Section):
 
 
 class Split(Section):
-    kind: Literal["given", "leave_last_out", "temporal", "random"] = "leave_last_out"
-    valid: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, for temporal and random")
-    test: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, for temporal and random")
+    kind: Literal["given", "leave_last_out", "per_user", "temporal", "random"] = "leave_last_out"
+    valid: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, or with per_user of each user's rows")
+    test: float = Field(default=0.1, gt=0, lt=0.5, description="share of rows, or with per_user of each user's rows")
 
 
 class Data(Section):
@@ -100,6 +97,9 @@ class Features(Section):
 
 
 class Model(Section):
+    kind: Literal["two_tower"] | ranker_config.Kind = Field(
+        default="two_tower", description="retrieval, or a ranker, which reads kind, text, history_length and [ranker]"
+    )
     dimension: int = Field(default=128, ge=2, description="width of user and item vectors")
     item_id: bool = Field(default=True, description="an embedding row per item")
     user_id: bool = Field(default=False, description="an embedding row per user")
@@ -198,6 +198,7 @@ class Evaluate(Section):
     repeats: Literal["mask", "keep"] = Field(default="mask", description="rank what the user already has, or not")
     holdout: Literal["item", "basket"] = Field(default="item", description="what leave_last_out holds out")
     baselines: bool = True
+    folds: int = Field(default=0, ge=0, le=20, description="ranker: cross-validation in time over so many folds")
     bootstrap: int = Field(default=1000, ge=0, description="resamples of a confidence interval; 0 = none")
 
 
@@ -225,6 +226,7 @@ class Config(Section):
     data: Data
     features: Features = Features()
     model: Model = Model()
+    ranker: Ranker = Ranker()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -234,12 +236,54 @@ class Config(Section):
     def run_folder(self) -> Path:
         return Path(self.run.folder) / self.run.name
 
+    @property
+    def ranker_columns(self) -> tuple[list[str], str | None]:
+        """Columns of the interactions that a ranker reads beside features: of labels, and of kinds of events."""
+        if self.model.kind == "two_tower":
+            return [], None
+        labels = [] if self.ranker.negatives else sorted({task.column for task in self.ranker.tasks})
+        return labels, self.ranker.history_event
+
     @model_validator(mode="after")
     def _sections_agree(self) -> Config:
         if self.model.text != "none" and not self.features.text.columns:
             raise ValueError('features.text.columns must name item columns, or model.text be "none"')
         if self.train.loss == "softmax" and self.model.text in ("lora", "full"):
             raise ValueError('a text encoder that learns needs a train.loss other than "softmax"')
+        vectors = [feature.name for feature in self.features.columns if feature.kind == "vector"]
+        if self.model.kind == "two_tower" and self.evaluate.folds:
+            raise ValueError("evaluate.folds needs a ranker: set model.kind")
+        if self.model.kind == "two_tower" and vectors:
+            raise ValueError(f"the vector feature {vectors[0]} needs a ranker: set model.kind")
+        return self
+
+    @model_validator(mode="after")
+    def _ranker_fits(self) -> Config:
+        kind, ranker = self.model.kind, self.ranker
+        if kind == "two_tower":
+            return self
+        if self.model.text in ("lora", "full"):
+            raise ValueError('a ranker reads model.text = "none" or "frozen"')
+        if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].kind == "value"):
+            raise ValueError(f'model.kind = "{kind}" has one logit: one task, not of kind value')
+        return self._fields_are_known()
+
+    def _ids(self) -> set[str]:
+        return {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
+
+    def _fields_are_known(self) -> Config:
+        context = {f.name for f in self.features.schema_.side("context") if f.indexed}
+        indexed = {f.name for f in self.features.columns if f.indexed} | self._ids()
+        unknown = [name for pair in self.ranker.crosses for name in pair if name not in indexed]
+        if unknown:
+            raise ValueError(f"ranker.crosses must name categorical fields, not {unknown[0]}")
+        own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & self._ids()
+        if (self.ranker.history or self.model.kind in ranker_config.ATTENTIVE) and not own >= {
+            *self.ranker.history_fields
+        }:
+            raise ValueError(f"ranker.history_fields must be among {sorted(own)}")
+        if self.ranker.position and self.ranker.position not in context:
+            raise ValueError(f"ranker.position must be a categorical context feature, not {self.ranker.position}")
         return self
 
 
@@ -328,7 +372,7 @@ def _known_keys(loc: tuple[Any, ...]) -> list[str]:
     model: Any = Config
     for part in loc:
         if isinstance(part, int):
-            model = Feature
+            model = Task if loc[0] == "ranker" else Feature
         elif hasattr(model, "model_fields") and part in model.model_fields:
             model = model.model_fields[part].annotation
     return list(getattr(model, "model_fields", {}))

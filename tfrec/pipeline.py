@@ -11,7 +11,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import __version__, serving
+from tfrec import __version__, rank_serving, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
@@ -80,13 +80,13 @@ def _refuse_other_settings(run: Run) -> None:
     before, now = read_json(path), run.config.model_dump(mode="json")
     # The seed and what is a repeat decide which events are prepared.
     kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
-    for section in ("run", "data", "features", "model", "train", "evaluate"):
+    for section in ("run", "data", "features", "model", "ranker", "train", "evaluate"):
         keys = kept.get(section, now[section])
-        differing = [key for key in keys if before[section].get(key, now[section][key]) != now[section][key]]
+        differing = [key for key in keys if before.get(section, {}).get(key, now[section][key]) != now[section][key]]
         if differing:
             raise ConfigError(
                 f"a run keeps the settings it was trained with; {section}.{differing[0]} was "
-                f"{before[section].get(differing[0])!r}",
+                f"{before.get(section, {}).get(differing[0])!r}",
                 now[section][differing[0]],
                 f"Set another run.name, or remove {run.folder}",
             )
@@ -110,6 +110,9 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
         callbacks: makes Keras callbacks for each training (the choice of epochs, and the refit).
     """
     run = prepare(config, say)
+    if config.model.kind != "two_tower":
+        ranking.train(run, lambda: [_Progress(say), *callbacks()])
+        return run
     data = run.retrieval_data()
     if config.train.init_from:
         earlier = Run.open(config.train.init_from)
@@ -180,8 +183,12 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     """
     run, settings = Run(config), config.evaluate
     _refuse_other_settings(run)
+    if config.model.kind != "two_tower":
+        report = ranking.evaluate(run)
+        write_json(run.folder / "metrics.json", report)
+        return report
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
-    report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
+    report = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
     for name, which in (("valid", "selected"), ("test", "final")):
         scorer = _scorer(run, which, holdouts[name])
         ranks = rank(scorer, holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
@@ -238,6 +245,8 @@ def _counts(run: Run) -> np.ndarray:
 
 def results_table(report: Mapping[str, Any]) -> str:
     """Our model beside the baselines on test, as text."""
+    if "rows" in report:
+        return ranking.results_table(report)
     rows = {"tfrec": report["test"], **report.get("baselines", {})}
     names = [name for name in report["test"] if name.partition("@")[0] in ("hr", "ndcg")]
     width = max(len(name) for name in rows)
@@ -262,11 +271,7 @@ def export(config: Config, say: Say = say) -> Path:
     """
     run = Run(config)
     _refuse_other_settings(run)
-    model = run.model()
-    parts = serving.make_parts(run, model)
-    size = sum(array.nbytes for array in parts.stored_history)
-    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
-    requests = serving.golden_requests(run, parts)
+    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, say)
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
@@ -274,9 +279,26 @@ def export(config: Config, say: Say = say) -> Path:
         report = verification.verify(folder, config.export.tf_serving)
         if not report.ok:
             raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
-        _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
+        _compare(folder, requests, expected())
 
     return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)
+
+
+Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores
+
+
+def _parts(run: Run, say: Say) -> Made:
+    model = run.model()
+    parts = serving.make_parts(run, model)
+    size = sum(array.nbytes for array in parts.stored_history)
+    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
+    requests = serving.golden_requests(run, parts)
+    return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
+
+
+def _ranker_parts(run: Run) -> Made:
+    parts = rank_serving.make_parts(run)
+    return parts, rank_serving.golden_requests(run), lambda: rank_serving.reference_scores(run, parts)
 
 
 def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import keras
 import numpy as np
+import pyarrow as pa
 
 from tfrec.config import Config, validate
 from tfrec.data import embedding_cache, encoders, fetch, preprocess
@@ -20,7 +21,6 @@ from tfrec.data.tokens import Tokenizer
 from tfrec.errors import ConfigError, DataError
 from tfrec.models.blend import Blend
 from tfrec.models.text import TextEncoder, embed
-from tfrec.models.two_tower import TwoTower
 from tfrec.schema import Side
 from tfrec.training.retrieval import RetrievalData
 
@@ -71,6 +71,10 @@ class Run:
         tree = read_json(Path(folder) / "config.json")
         tree["run"] |= {"folder": str(Path(folder).parent), "name": Path(folder).name}
         return cls(validate(tree))
+
+    def with_config(self, config: Config) -> Run:
+        """The same folder read under other settings."""
+        return Run(config)
 
     def save_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -126,10 +130,11 @@ class Run:
         return TextEncoder.from_preset(self.preset, how, rank, precision=precision, dtype="float32")
 
     def raw(self, side: Side) -> dict[str, np.ndarray]:
-        """Raw columns of the items or users table, as a request would carry them."""
+        """Raw columns of the items or users table, or of the events, as a request would carry them."""
         schema = self.config.features.schema_
         names = schema.item_columns() if side == "item" else tuple(f.name for f in schema.side(side))
-        table = self.prepared.items if side == "item" else self.prepared.users
+        events = {name: self.prepared.events[name] for name in names} if side == "context" else {}
+        table = {"item": self.prepared.items, "user": self.prepared.users, "context": pa.table(events)}[side]
         numeric = [f.name for f in schema.side(side) if f.kind == "numeric"]
         return preprocess.raw_columns(table, names, numeric)
 
@@ -139,10 +144,8 @@ class Run:
         raw = {side: self.raw(side) for side in ("item", "user")}
         counts = {"item": self.prepared.items["count"].to_numpy(), "user": self.prepared.users["count"].to_numpy()}
         parts = [preprocess.fit(schema, side, raw[side], counts[side]) for side in ("item", "user")]
-        statistics = preprocess.Statistics(
-            {k: v for p in parts for k, v in p.vocabularies.items()},
-            {k: v for p in parts for k, v in p.moments.items()},
-        )
+        parts.append(self._fit_context())
+        statistics = preprocess.joined(parts)
         preprocessor = self._preprocessor(statistics)
         folder = self.features_folder
         folder.mkdir(parents=True, exist_ok=True)
@@ -153,7 +156,13 @@ class Run:
             if side == "item" and self.tokenizer:
                 columns["tokens"] = _with_unknown(_tokens(preprocessor, raw["item"]))
             write_arrays(folder / f"{side}.npz", columns)
+        context = preprocessor.features("context", self.raw("context"))
+        write_arrays(folder / "context.npz", {name: value.numpy() for name, value in context.items()})
         statistics.save(self.statistics_path)
+
+    def _fit_context(self) -> preprocess.Statistics:
+        train = (self.prepared.events["split"] == 0).astype(np.int64)
+        return preprocess.fit(self.config.features.schema_, "context", self.raw("context"), train)
 
     def features(self, side: Side) -> dict[str, np.ndarray]:
         try:
@@ -188,7 +197,7 @@ class Run:
             len(self.prepared.item_ids),
             self.features("user"),
             items,
-            self.preprocessor.statistics.rows(),
+            self.preprocessor.rows(),
             self.encoder if how in ("lora", "full") else None,
             **more,
         )
@@ -198,15 +207,15 @@ class Run:
         ids = {"item": self.prepared.item_ids, "user": self.prepared.user_ids}
         return {**self.preprocessor.statistics.vocabularies, **ids}
 
-    def save_model(self, model: TwoTower, which: str) -> None:
+    def save_model(self, model: keras.Model, which: str) -> None:
         path = self.model_path(which)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}")
         model.save(beside.with_suffix(".partial.keras"))
         os.replace(beside.with_suffix(".partial.keras"), path)
 
-    def model(self, which: str = "final") -> TwoTower:
-        """The trained model.
+    def model(self, which: str = "final") -> Any:
+        """The trained model: a :class:`TwoTower` or a :class:`Ranker`.
 
         Raises:
             DataError: the run is not trained.

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Side = Literal["user", "item", "context"]
-Kind = Literal["categorical", "numeric"]
+Kind = Literal["categorical", "numeric", "vector"]
 
 
 def _argument(name: str) -> str:
@@ -27,10 +27,15 @@ class Feature(BaseModel):
     Args:
         name: column of the items (side item), users (side user) or interactions (side context) table.
         side: whose property it is.
-        kind: categorical (a vocabulary) or numeric (standardised, missing = mean).
+        kind: categorical (a vocabulary), numeric (standardised, missing = mean) or vector (``width`` numbers, as a
+            list or one string with spaces; missing = zeros), such as an image's embedding.
         separator: splits one categorical string into several values ("" = one value).
         max_values: how many of them are kept.
         max_vocabulary: the most frequent values that get a row of their own; the rest share row 0.
+        hash_rows: categorical: values are hashed to so many rows instead; 0 = a vocabulary.
+        log: numeric: sign(x) · log(1 + |x|) is standardised.
+        buckets: numeric: the number picks one of so many quantiles, each with a row of its own; 0 = standardised.
+        width: vector: its numbers.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -41,6 +46,10 @@ class Feature(BaseModel):
     separator: str = ""
     max_values: int = Field(default=1, ge=1, le=64)
     max_vocabulary: int = Field(default=10_000, ge=1)
+    hash_rows: int = Field(default=0, ge=0)
+    log: bool = False
+    buckets: int = Field(default=0, ge=0, le=1000)
+    width: int = Field(default=0, ge=0, le=4096)
 
     @model_validator(mode="after")
     def _values_can_be_split(self) -> Feature:
@@ -51,6 +60,23 @@ class Feature(BaseModel):
         if self.max_values > 1 and not self.separator:
             raise ValueError(f"feature {self.name}: max_values above 1 needs a separator")
         return self
+
+    @model_validator(mode="after")
+    def _settings_fit_the_kind(self) -> Feature:
+        own = {"hash_rows": "categorical", "log": "numeric", "buckets": "numeric", "width": "vector"}
+        for name, kind in own.items():
+            if getattr(self, name) and self.kind != kind:
+                raise ValueError(f'feature {self.name}: {name} goes with kind = "{kind}"')
+        if self.kind == "vector" and not (self.width and not self.separator):
+            raise ValueError(f"feature {self.name}: a vector needs a width, and no separator")
+        if self.log and self.buckets:
+            raise ValueError(f"feature {self.name}: quantiles do not change under a log; remove log or buckets")
+        return self
+
+    @property
+    def indexed(self) -> bool:
+        """Whether its tensor holds rows of an embedding."""
+        return self.kind == "categorical" or self.buckets > 0
 
 
 class Schema(BaseModel):

@@ -7,6 +7,7 @@ from pathlib import Path
 from pydantic import BaseModel
 
 from tfrec.config import Config
+from tfrec.ranker_config import Task
 from tfrec.schema import Feature
 
 PATH = Path(__file__).parents[1] / "docs" / "settings.md"
@@ -25,9 +26,16 @@ def rows(model: type[BaseModel], prefix: str) -> list[str]:
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             lines += rows(kind, f"{prefix}{name}.")
             continue
-        default = "required" if field.is_required() else f"`{field.default!r}`"
+        default = "required" if field.is_required() else f"`{_plain(field.default)!r}`"
         lines.append(f"| `{prefix}{name}` | {default} | {field.description or ''} |")
     return lines
+
+
+def _plain(default: object) -> object:
+    """A default as TOML would hold it: entries of a list by what they set."""
+    if isinstance(default, tuple) and any(isinstance(entry, BaseModel) for entry in default):
+        return [entry.model_dump(exclude_defaults=True) for entry in default]
+    return default
 
 
 def render() -> str:
@@ -38,8 +46,9 @@ def render() -> str:
         parts.append(
             f"\n## {name}\n\n| setting | default | |\n|---|---|---|\n" + "\n".join(rows(field.annotation, "")) + "\n"
         )
-    parts.append("\n## An entry of features.columns\n\n| key | default | |\n|---|---|---|\n")
-    parts.append("\n".join(rows(Feature, "")) + "\n")
+    for place, entry in (("features.columns", Feature), ("ranker.tasks", Task)):
+        parts.append(f"\n## An entry of {place}\n\n| key | default | |\n|---|---|---|\n")
+        parts.append("\n".join(rows(entry, "")) + "\n")
     return "".join(parts)
 
 

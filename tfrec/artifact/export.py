@@ -14,6 +14,8 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
+from tfrec.artifact import ranker
+from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
 
@@ -30,7 +32,11 @@ def versions(folder: Path) -> list[int]:
 
 
 def export(
-    parts: Parts, folder: Path, card: Mapping[str, Any], finish: Callable[[Path], None], version: int | None = None
+    parts: Parts | RankerParts,
+    folder: Path,
+    card: Mapping[str, Any],
+    finish: Callable[[Path], None],
+    version: int | None = None,
 ) -> Path:
     """Writes one version and publishes it when ``finish`` raises nothing.
 
@@ -67,15 +73,21 @@ def export(
     return target
 
 
-def _write(parts: Parts, folder: Path, card: Mapping[str, Any]) -> None:
-    module, signatures = build(parts)
+def _write(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) -> None:
+    if isinstance(parts, RankerParts):
+        module, signatures = ranker.build(parts)
+        optional, index = {name: ranker.defaults(parts) for name in signatures}, {}
+    else:
+        module, signatures = build(parts)
+        optional = {name: defaults(name) for name in signatures}
+        index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
-    _add_defaults(folder / "saved_model.pb")
+    _add_defaults(folder / "saved_model.pb", optional)
     contents = {
         "contract": CONTRACT,
         "signatures": sorted(signatures),
         "items": len(parts.item_ids),
-        "index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest(),
+        **index,
         # TF Serving's batching wants one row a request for every input, of one width, never empty.
         "batched_requests": {"history": parts.history_length, "exclude": parts.history_length, "filler": ""},
         **card,
@@ -85,10 +97,10 @@ def _write(parts: Parts, folder: Path, card: Mapping[str, Any]) -> None:
     path.write_text(json.dumps(contents, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
-def _add_defaults(path: Path) -> None:
+def _add_defaults(path: Path, optional: Mapping[str, Mapping[str, Any]]) -> None:
     model = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     for graph in model.meta_graphs:
         for name, signature in graph.signature_def.items():
-            for key, value in defaults(name).items():
+            for key, value in optional.get(name, {}).items():
                 signature.defaults[key].CopyFrom(tf.make_tensor_proto(value, shape=value.shape))
     path.write_bytes(model.SerializeToString())

@@ -9,6 +9,11 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfrec.artifact.requests import checked as _checked
+from tfrec.artifact.requests import known_first
+from tfrec.artifact.requests import last as _last
+from tfrec.artifact.requests import rows_of as _rows
+
 LOWEST = float(np.finfo(np.float32).min)
 DEFAULT_K = 10
 
@@ -121,30 +126,9 @@ def _lower(scores: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
     return tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(places)[:1], LOWEST))
 
 
-def _rows(value: tf.Tensor, rows: tf.Tensor, name: str) -> tf.Tensor:
-    """Repeats a single row, as an omitted input has, for the whole batch."""
-    size = tf.shape(value)[0]
-    rule = f"{name} must have one row, or one a request; got"
-    value = _checked(value, (size == 1) | (size == rows), [rule, size, "for", rows])
-    return tf.broadcast_to(value, tf.concat([[rows], tf.shape(value)[1:]], axis=0))
-
-
-def _checked(value: tf.Tensor, condition: tf.Tensor, message: Sequence[Any]) -> tf.Tensor:
-    # Without the dependency, an op that cannot take the value may be first to complain.
-    with tf.control_dependencies([tf.debugging.Assert(condition, message)]):
-        return tf.identity(value)
-
-
 def _compact(index: tf.Tensor) -> tf.Tensor:
     """Moves unknown items (0) to the left and keeps the order of the others: [0, 5, 0, 7] -> [0, 0, 5, 7]."""
-    order = tf.argsort(tf.cast(index > 0, tf.int32), axis=1, stable=True)
-    return tf.gather(index, order, batch_dims=1)
-
-
-def _last(index: tf.Tensor, length: int) -> tf.Tensor:
-    """The last ``length`` columns, zeros on the left."""
-    missing = tf.maximum(length - tf.shape(index)[1], 0)
-    return tf.ensure_shape(tf.pad(index, [[0, 0], [missing, 0]])[:, -length:], [None, length])
+    return tf.gather(index, known_first(index), batch_dims=1)
 
 
 def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:

@@ -91,7 +91,17 @@ def _needed(config: Config, interactions: ir.Table) -> ir.Table:
     optional = [TIME, "value"] + (["split"] if config.data.split.kind == "given" else [])
     names = ["user_id", "item_id", ORDER, *(name for name in optional if name in interactions.columns)]
     context = context_columns(interactions, config.features.schema_.side("context"))
+    context |= _ranker_columns(config, interactions, {*names, *context})
     return interactions.select(*names, **context)
+
+
+def _ranker_columns(config: Config, interactions: ir.Table, have: set[str]) -> dict[str, ir.Column]:
+    """What a ranker reads beside features: labels as float64, kinds of history events as strings."""
+    labels, event = config.ranker_columns
+    wanted = {name: files.as_float for name in labels} | ({event: files.as_text} if event else {})
+    missing = {name: shape for name, shape in wanted.items() if name not in have}
+    files.require(interactions, [*missing, *({"value"} & wanted.keys())], "the interactions")
+    return {name: shape(interactions[name]) for name, shape in missing.items()}
 
 
 def _codes(table: ir.Table, key: str) -> ir.Table:

@@ -169,7 +169,7 @@ def settings(config: Config) -> dict[str, Any]:
     """What the prepared tables depend on, so that a later stage can tell whether they are still right."""
     tree = config.model_dump(mode="json", include={"data", "features"})
     evaluate = config.evaluate.model_dump(include={"repeats", "holdout"})
-    return tree | {"seed": config.run.seed, **evaluate, "files": _files(config)}
+    return tree | {"seed": config.run.seed, "ranker": list(config.ranker_columns), **evaluate, "files": _files(config)}
 
 
 def _files(config: Config) -> list[list[Any]]:

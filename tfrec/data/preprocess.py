@@ -6,7 +6,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,13 @@ class Statistics:
 
     Args:
         vocabularies: categorical feature -> its values; the value at place i has index i + 1.
-        moments: numeric feature -> (mean, standard deviation).
+        moments: numeric feature -> (mean, standard deviation), of logs where it says so.
+        boundaries: bucketed feature -> what separates its quantiles, ascending.
     """
 
     vocabularies: Mapping[str, Sequence[str]]
     moments: Mapping[str, tuple[float, float]]
+    boundaries: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
     def save(self, path: Path) -> None:
         beside = path.with_name(f".{path.name}")
@@ -77,19 +79,30 @@ def fit(schema: Schema, side: Side, raw: Mapping[str, np.ndarray], counts: np.nd
 
     Args:
         schema: features.
-        side: "item" or "user".
+        side: "item", "user" or "context".
         raw: columns of that side.
         counts: training events of each row; rows without any are left out, unless none has.
     """
     seen = counts > 0 if np.any(counts > 0) else np.ones(len(counts), bool)
-    vocabularies, moments = {}, {}
+    vocabularies, moments, boundaries = {}, {}, {}
     for feature in schema.side(side):
         column = raw[feature.name][seen]
-        if feature.kind == "categorical":
+        if feature.buckets:
+            boundaries[feature.name] = _quantiles(column, feature.buckets)
+        elif feature.kind == "numeric":
+            moments[feature.name] = _moments(_logarithm(column) if feature.log else column)
+        elif feature.kind == "categorical" and not feature.hash_rows:
             vocabularies[feature.name] = _vocabulary(feature, column)
-        else:
-            moments[feature.name] = _moments(column)
-    return Statistics(vocabularies, moments)
+    return Statistics(vocabularies, moments, boundaries)
+
+
+def joined(parts: Iterable[Statistics]) -> Statistics:
+    """The statistics of several sides as one."""
+    out: dict[str, dict[str, Any]] = {"vocabularies": {}, "moments": {}, "boundaries": {}}
+    for part in parts:
+        for name, values in out.items():
+            values |= getattr(part, name)
+    return Statistics(**out)
 
 
 def _vocabulary(feature: Feature, column: np.ndarray) -> list[str]:
@@ -106,6 +119,32 @@ def _moments(column: np.ndarray) -> tuple[float, float]:
     mean, deviation = float(finite.mean()), float(finite.std())
     # Equal values have a deviation of rounding errors, by which nothing can be divided.
     return mean, deviation if deviation > 1e-6 * abs(mean) else 1.0
+
+
+def _logarithm(column: Any) -> Any:
+    """sign(x) · log(1 + |x|) in float32, of an array or a tensor."""
+    x = tf.convert_to_tensor(column, tf.float32)
+    logs = tf.sign(x) * tf.math.log1p(tf.abs(x))
+    return logs if isinstance(column, tf.Tensor) else logs.numpy()
+
+
+def _quantiles(column: np.ndarray, buckets: int) -> list[float]:
+    finite = column[np.isfinite(column)]
+    if not len(finite):
+        return []
+    inner = np.arange(1, buckets) / buckets
+    # float32, as the requests that are compared with them.
+    return np.unique(np.quantile(finite, inner, method="inverted_cdf").astype(np.float32)).tolist()
+
+
+def _numbers(strings: tf.Tensor, width: int) -> tf.Tensor:
+    """[R] "0.1 0.2" -> float32 [R, width]; zeros where there are not so many finite numbers."""
+    parts = tf.strings.split(strings)
+    right = tf.strings.regex_full_match(parts.values, r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+    values = tf.strings.to_number(tf.where(right, parts.values, "nan"))
+    rows = parts.with_values(values).to_tensor(0.0, shape=[None, width])
+    good = (parts.row_lengths() == width) & tf.reduce_all(tf.math.is_finite(rows), axis=1)
+    return tf.where(good[:, None], rows, 0.0)
 
 
 def _split_values(feature: Feature, strings: tf.Tensor) -> tf.Tensor:
@@ -152,24 +191,48 @@ class Preprocessor:
         """The lookup tables that an exported module must hold."""
         return [self.users, self.items, *self._values.values()]
 
+    def rows(self) -> dict[str, int]:
+        """Embedding rows of each indexed feature, row 0 for the unknown included."""
+        hashed = {f.name: f.hash_rows + 1 for f in self.schema.features if f.hash_rows}
+        buckets = {name: len(cuts) + 2 for name, cuts in self.statistics.boundaries.items()}
+        return {**self.statistics.rows(), **hashed, **buckets}
+
     def features(self, side: Side, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
         """Model tensors of the features of one side.
 
         Args:
-            side: "item" or "user".
-            raw: name -> [R] strings (categorical) or float32 (numeric, NaN = missing).
+            side: "item", "user" or "context".
+            raw: name -> [R] strings (categorical, vector) or float32 (numeric, NaN = missing).
 
         Returns:
-            name -> int32 [R, max_values] (0 = none or unknown) or float32 [R], standardised.
+            name -> int32 [R, max_values] (0 = none or unknown), float32 [R], standardised, or float32 [R, width].
         """
         return {feature.name: self._feature(feature, raw[feature.name]) for feature in self.schema.side(side)}
 
     def _feature(self, feature: Feature, column: Any) -> tf.Tensor:
+        if feature.kind == "vector":
+            return _numbers(tf.convert_to_tensor(column, tf.string), feature.width)
         if feature.kind == "categorical":
-            return self._values[feature.name].lookup(_split_values(feature, tf.convert_to_tensor(column, tf.string)))
+            values = _split_values(feature, tf.convert_to_tensor(column, tf.string))
+            return self._hashed(values, feature.hash_rows) if feature.hash_rows else self._lookup(feature.name, values)
+        number = tf.convert_to_tensor(column, tf.float32)
+        if feature.buckets:
+            return self._bucket(feature.name, number)
         mean, deviation = self.statistics.moments[feature.name]
-        scaled = (tf.convert_to_tensor(column, tf.float32) - mean) / deviation
+        scaled = ((_logarithm(number) if feature.log else number) - mean) / deviation
         return tf.where(tf.math.is_finite(scaled), scaled, 0.0)
+
+    def _lookup(self, name: str, values: tf.Tensor) -> tf.Tensor:
+        return self._values[name].lookup(values)
+
+    def _hashed(self, values: tf.Tensor, rows: int) -> tf.Tensor:
+        row = tf.cast(tf.strings.to_hash_bucket_fast(values, rows), tf.int32) + 1
+        return tf.where(values == "", 0, row)
+
+    def _bucket(self, name: str, number: tf.Tensor) -> tf.Tensor:
+        cuts = tf.constant(self.statistics.boundaries[name], tf.float32, [len(self.statistics.boundaries[name])])
+        place = tf.searchsorted(cuts, number, side="left") + 1  # a quantile holds what is at most its upper end
+        return tf.where(tf.math.is_finite(number), place, 0)[:, None]
 
     def text(self, raw: Mapping[str, Any]) -> tf.Tensor:
         """An item's text [R] from its columns."""

@@ -40,6 +40,8 @@ def assign(events: ir.Table, split: Split, holdout: str, seed: int) -> ir.Table:
         return _temporal(events, split)
     if split.kind == "random":
         return _random(events, split, seed)
+    if split.kind == "per_user":
+        return _per_user(events, split)
     return _last_basket_out(events) if holdout == "basket" else _last_item_out(events)
 
 
@@ -72,6 +74,18 @@ def _from_age(events: ir.Table) -> ir.Table:
     held_out = ibis.cases((events._age == 0, TEST), (events._age == 1, VALID), else_=TRAIN)
     split = ibis.ifelse(events._ages < 3, TRAIN, held_out)
     return events.mutate(split=split.cast("int8")).drop("_age", "_ages")
+
+
+def _per_user(events: ir.Table, split: Split) -> ir.Table:
+    """The newest floor(share · events) events of each user are test, those before them valid."""
+    newest_first = [column.desc() for column in ordering(events)]
+    own = events.count().over(group_by=events.user)
+    age = ibis.row_number().over(group_by=events.user, order_by=newest_first)
+    # A share such as 0.1 is a little above or below its decimal: 0.1 · 30 must give 3.
+    test, valid = ((own * share + 1e-9).floor().cast("int64") for share in (split.test, split.valid))
+    events = events.mutate(_age=age, _test=test, _held=test + valid)
+    part = ibis.cases((events._age < events._test, TEST), (events._age < events._held, VALID), else_=TRAIN)
+    return events.mutate(split=part.cast("int8")).drop("_age", "_test", "_held")
 
 
 def _temporal(events: ir.Table, split: Split) -> ir.Table:

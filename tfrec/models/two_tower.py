@@ -146,14 +146,14 @@ class TwoTower(keras.Model):
         features = self.schema_.side(side)
         sizes = self.sizes["vocabularies"]
         return {
-            "vocabularies": {f.name: sizes[f.name] for f in features if f.kind == "categorical"},
-            "numeric": tuple(f.name for f in features if f.kind == "numeric"),
+            "vocabularies": {f.name: sizes[f.name] for f in features if f.indexed},
+            "numeric": tuple(f.name for f in features if not f.indexed),
         }
 
     def _columns(self, side: Side) -> dict[str, tuple[tuple[int, ...], str]]:
         rows = self.sizes["items" if side == "item" else "users"] + 1
         columns: dict[str, tuple[tuple[int, ...], str]] = {
-            f.name: ((rows, f.max_values), "int32") if f.kind == "categorical" else ((rows,), "float32")
+            f.name: ((rows, f.max_values), "int32") if f.indexed else ((rows,), "float32")
             for f in self.schema_.side(side)
         }
         if side == "item" and self.settings.text == "frozen":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from tfrec.evaluation.ragged import Ragged
 from tfrec.models.negatives import Negatives
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
-from tfrec.training.loop import Trainer
+from tfrec.training.fitting import Fitted, choose_and_refit, train_once
 from tfrec.training.objectives import (
     Objective,
     next_item_gbce,
@@ -26,8 +27,6 @@ from tfrec.training.objectives import (
     next_item_sampled_softmax,
     next_item_softmax,
 )
-from tfrec.training.optimizers import Warmup, inner, make_optimizer
-from tfrec.training.strategies import make_strategy
 from tfrec.training.validation import RetrievalScorer
 
 
@@ -65,21 +64,12 @@ class RetrievalData:
         }
 
 
-@dataclass(frozen=True)
-class Fitted:
-    """The model chosen on validation data, the final one, and the logs of the choice."""
-
-    selected: TwoTower
-    final: TwoTower
-    history: list[dict[str, float]]
-
-
 def fit(
     config: Config,
     data: RetrievalData,
     folder: Path,
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list,
-) -> Fitted:
+) -> Fitted[TwoTower]:
     """Trains on train with early stopping on valid; with ``train.refit`` once more on train + valid.
 
     Args:
@@ -91,21 +81,9 @@ def fit(
     Raises:
         TrainingError: there is nothing to train or validate on, or the trainer fails.
     """
-    settings = config.train
-    stopper = keras.callbacks.EarlyStopping(
-        monitor=f"val_{settings.monitor}",
-        mode="max",
-        patience=settings.patience or settings.epochs,
-        restore_best_weights=True,
+    return choose_and_refit(
+        config, functools.partial(_train, config, data), config.train.monitor, "max", folder, callbacks
     )
-    selected, history = _train(config, data, (0,), settings.epochs, folder / "select", [stopper, *callbacks()])
-    if not settings.refit or not settings.epochs:
-        return Fitted(selected, selected, history)
-    best = history[: stopper.best_epoch + 1]
-    rates = [logs["learning_rate"] for logs in best]
-    replay = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
-    final, _ = _train(config, data, (0, 1), len(best), folder / "refit", [replay, *callbacks()])
-    return Fitted(selected, final, history)
 
 
 def build(config: Config, data: RetrievalData) -> TwoTower:
@@ -130,29 +108,18 @@ def _train(
     folder: Path,
     callbacks: Sequence[keras.callbacks.Callback],
 ) -> tuple[TwoTower, list[dict[str, float]]]:
-    settings = config.train
     keras.utils.set_random_seed(config.run.seed)
     batches = _batches(config, data, splits)
-    strategy = make_strategy(settings)
-    with strategy.scope():
-        model = build(config, data)
-        model.compile(optimizer=make_optimizer(settings))
-        model.optimizer.build(model.trainable_variables)
-    validate = _validation(config, data, model) if splits == (0,) else dict
-    trainer = Trainer(
-        model,
-        _objective(config, data, model, batches),
+    return train_once(
+        config,
         batches,
-        strategy,
+        lambda: build(config, data),
+        lambda model: _objective(config, data, model, batches),
+        lambda model: _validation(config, data, model) if splits == (0,) else dict,
+        epochs,
         folder,
-        validate=lambda: {"learning_rate": float(inner(model.optimizer).learning_rate)} | validate(),
-        callbacks=[Warmup(settings.learning_rate, settings.warmup_steps), *_loggers(config, folder), *callbacks],
-        accumulate=settings.accumulate,
-        clip_norm=settings.clip_norm,
-        checkpoint_steps=settings.checkpoint_steps,
-        jit=settings.jit,
+        callbacks,
     )
-    return model, trainer.fit(epochs)
 
 
 def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches:
@@ -194,14 +161,6 @@ def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callabl
         return {f"val_{name}": value for name, value in scorer.metrics(holdout, ks).items()}
 
     return validate
-
-
-def _loggers(config: Config, folder: Path) -> list[keras.callbacks.Callback]:
-    folder.mkdir(parents=True, exist_ok=True)
-    loggers: list[keras.callbacks.Callback] = [keras.callbacks.CSVLogger(str(folder / "history.csv"))]
-    if config.train.tensorboard:
-        loggers.append(keras.callbacks.TensorBoard(str(folder / "tensorboard"), write_graph=False))
-    return loggers
 
 
 def stored_histories(data: RetrievalData, length: int) -> Ragged:

@@ -33,6 +33,7 @@ def starter(old: TwoTower, old_names: Names, new_names: Names) -> Callable[[TwoT
             if path not in before:
                 continue
             value, rows = before[path].numpy(), _rows_of(path)
+            rows = rows if rows in new_names else None  # what is hashed or bucketed has rows without names
             first = 1 if rows else 0  # the number of rows may differ
             if value.shape[first:] != tuple(variable.shape)[first:]:
                 raise TrainingError(
