@@ -133,5 +133,7 @@ def test_stored_histories_are_the_last_items_before_test() -> None:
         "item": np.array([4, 5, 6, 7], np.int32),
         "split": np.array([0, 1, 2, 0], np.int8),
     }
-    stored = stored_histories(data(events=events, users=2), 3)
-    assert stored.tolist() == [[0, 0, 0], [0, 4, 5], [0, 0, 7]]
+    values, offsets = stored_histories(data(events=events, users=2), 3)
+    assert (values.tolist(), offsets.tolist()) == ([4, 5, 7], [0, 0, 2, 3])
+    values, offsets = stored_histories(data(events=events, users=2), 1)
+    assert (values.tolist(), offsets.tolist()) == ([5, 7], [0, 0, 1, 2])
