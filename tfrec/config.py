@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from tfrec.errors import ConfigError
 from tfrec.schema import Column, Feature, Schema
+from tfrec.search_space import Tune
 
 # Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
 # the last two are arguments of np.savez, which stores features under their names.
@@ -229,6 +230,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     serve: Serve = Serve()
+    tune: Tune = Tune()
 
     @property
     def run_folder(self) -> Path:
