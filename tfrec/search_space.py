@@ -18,7 +18,7 @@ class Axis(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    choices: tuple[JsonValue, ...] = ()
+    choices: tuple[JsonValue, ...] = Field(default=(), strict=False)
     low: int | float | None = None
     high: int | float | None = None
     log: bool = False
