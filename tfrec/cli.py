@@ -90,11 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
     for name, purpose in STAGES.items():
         command = _command(commands, name, purpose, f"tfrec {name} configs/ml100k.toml run.seed=2")
-        command.add_argument("config", metavar="CONFIG", help="a TOML file of settings")
-        command.add_argument(
-            "overrides", metavar="key=value", nargs="*", help="settings that replace those of the file"
-        )
-        command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+        _takes_settings(command)
         if name == "train":
             command.add_argument("--no-export", action="store_true", help="end after training")
         command.set_defaults(run=_stage, stage=name)
@@ -104,6 +100,7 @@ def _parser() -> argparse.ArgumentParser:
         "--tf-serving", type=_version, default="2.18", metavar="VERSION", help="oldest server that must run it"
     )
     verify.set_defaults(run=_verify)
+    _tune_command(commands)
     _query_command(commands)
     return parser
 
@@ -112,6 +109,19 @@ def _command(commands: Any, name: str, purpose: str, example: str) -> argparse.A
     command = commands.add_parser(name, help=purpose, description=purpose, epilog=f"example: {example}")
     command.add_argument("--debug", action="store_true", help="a traceback when it fails")
     return command
+
+
+def _takes_settings(command: argparse.ArgumentParser) -> None:
+    command.add_argument("config", metavar="CONFIG", help="a TOML file of settings")
+    command.add_argument("overrides", metavar="key=value", nargs="*", help="settings that replace those of the file")
+    command.add_argument("--quiet", action="store_true", help="no progress on stderr")
+
+
+def _tune_command(commands: Any) -> None:
+    purpose = "search settings by validation data; killed and started again it continues, started twice it is shared"
+    command = _command(commands, "tune", purpose, "tfrec tune configs/ml100k_tune.toml tune.trials=30")
+    _takes_settings(command)
+    command.set_defaults(run=_tune)
 
 
 def _query_command(commands: Any) -> None:
@@ -153,6 +163,16 @@ def _stage(arguments: argparse.Namespace) -> int:
     for stage in stages:
         result = getattr(pipeline, stage)(config, say)
         print(pipeline.results_table(result) if stage == "evaluate" else getattr(result, "folder", result))
+    return 0
+
+
+def _tune(arguments: argparse.Namespace) -> int:
+    config = settings.load(arguments.config, arguments.overrides)
+    import_tensorflow()
+    from tfrec import pipeline, tuning
+
+    best = tuning.tune(config, (lambda line: None) if arguments.quiet else pipeline.say)
+    print(f"{best.path} {best.metric} {best.value:.6f}")
     return 0
 
 

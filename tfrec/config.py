@@ -15,6 +15,7 @@ from tfrec import ranker_config
 from tfrec.errors import ConfigError
 from tfrec.ranker_config import Ranker, Task
 from tfrec.schema import Column, Feature, Schema
+from tfrec.search_space import Tune
 from tfrec.section import Section
 
 # Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
@@ -231,6 +232,7 @@ class Config(Section):
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
     serve: Serve = Serve()
+    tune: Tune = Tune()
 
     @property
     def run_folder(self) -> Path:
