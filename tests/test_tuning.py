@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import pytest
 import tables
@@ -78,7 +79,7 @@ def test_each_trial_is_a_run_with_its_settings(config: str, grid: Mapping[str, A
     for trial, (dimension, heads) in {0: (8, 1), 2: (24, 1), 3: (24, 3)}.items():
         run = tfrec.Run.open(folder(config, "grid") / f"trial-{trial}")
         assert (run.config.model.dimension, run.config.model.heads) == (dimension, heads)
-        assert run.model("selected").item_vectors([1]).shape == (1, dimension)
+        assert run.model("selected").item_vectors(np.array([1])).shape == (1, dimension)
         assert not (run.folder / "checkpoints" / "refit").exists()
         assert trials(config, "grid")[trial].value == max(logged(run.folder, "val_ndcg@10"))
 
@@ -93,8 +94,8 @@ def test_prepared_tables_are_shared(config: str, grid: Mapping[str, Any]) -> Non
 def test_a_combination_that_cannot_be_built_is_told_and_passed_over(config: str, grid: Mapping[str, Any]) -> None:
     failed = trials(config, "grid")[1]
     assert failed.state == TrialState.FAIL
-    assert failed.user_attrs["reason"] == "model.heads must divide model.dimension, 8"
-    assert "trial 1: failed: model.heads must divide model.dimension, 8\n" in grid["err"]
+    assert failed.user_attrs["reason"] == "model: model.heads must divide model.dimension, 8"
+    assert "trial 1: failed: model: model.heads must divide model.dimension, 8\n" in grid["err"]
 
 
 def test_the_best_is_printed_and_trains(config: str, grid: Mapping[str, Any]) -> None:
