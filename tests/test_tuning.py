@@ -163,7 +163,7 @@ def test_a_killed_search_continues_and_is_shared(config: str) -> None:
     assert [t.state for t in trials(config, "shared")] == [TrialState.RUNNING]
 
     both = [started(command), started(command)]
-    printed = [process.communicate(timeout=120) for process in both]
+    printed = [process.communicate(timeout=300) for process in both]
     assert [process.returncode for process in both] == [0, 0], printed
     said = printed[0][1] + printed[1][1]
     ended = trials(config, "shared")

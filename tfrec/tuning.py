@@ -30,7 +30,7 @@ except ImportError as error:
     raise ConfigError("tuning needs Optuna, which is not installed", advice="pip install 'tfrec[tune]'") from error
 
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import TrialState
 
 # What a search sets itself, and what no validation metric depends on.
@@ -100,7 +100,9 @@ class Search:
 
     def _study(self) -> optuna.Study:
         optuna.logging.set_verbosity(optuna.logging.ERROR)  # our own lines say it
-        storage = optuna.storages.JournalStorage(JournalFileBackend(str(self.folder / "journal.log")))
+        storage = optuna.storages.JournalStorage(
+            JournalFileBackend(str(self.folder / "journal.log"), _JournalLock(self.folder / "journal.lock"))
+        )
         least, pruners = self._settings.prune, optuna.pruners
         pruner = pruners.MedianPruner(n_startup_trials=least) if least else pruners.NopPruner()
         name = self._config.run.name
@@ -318,6 +320,23 @@ def _lock(path: Path, how: int = 0) -> int | None:
         os.close(file)
         return None
     return file
+
+
+class _JournalLock(JournalFileOpenLock):
+    """Ends with its process, where Optuna's own would hold up the others for half a minute after a kill."""
+
+    def __init__(self, path: Path):
+        super().__init__(str(path))
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(self) -> bool:
+        self._file = _lock(self._path)
+        return True
+
+    def release(self) -> None:
+        if self._file is not None:
+            os.close(self._file)
 
 
 @contextmanager
