@@ -111,24 +111,6 @@ def test_nothing_to_serve(capsys):
     )
 
 
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate authority, and a server and a client that it vouches for."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
-    for name in ("server", "client"):
-        openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    return folder
-
-
 @pytest.mark.parametrize("mutual", [False, True])
 def test_tls(half, certificates, tmp_path, mutual):
     read = lambda name: (certificates / name).read_bytes()  # noqa: E731

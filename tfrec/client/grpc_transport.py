@@ -13,10 +13,11 @@ from tfrec.client.results import Signature, VersionStatus
 from tfrec.client.tls import Tls, read
 from tfrec.client.wire import METADATA, PREDICT, STATUS, Method
 
-# No limit of message size, and a connection that is tried again as soon as a call is.
+# No limit of message size, every address of a name in turn, and a connection tried again as soon as a call is.
 _OPTIONS = [
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    ("grpc.lb_policy_name", "round_robin"),
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 2000),
