@@ -97,10 +97,11 @@ class RestTransport:
             connection.request(method, path, body, {"Content-Type": "application/json"})
             socket.settimeout(_left(deadline))
             response = connection.getresponse()
-            parts = [b""]
-            while not response.isclosed():  # a server that drips must not outlive the deadline
+            parts = []
+            while response.length != 0 and not response.isclosed():  # a server that drips must not outlive the deadline
                 socket.settimeout(_left(deadline))
                 parts.append(response.read1(_CHUNK))
+            response.close()
         except BaseException:
             connection.close()
             raise
