@@ -272,10 +272,10 @@ def test_certificates_that_cannot_be_used(certificates, tmp_path):
 # A server that batches, in a second process
 
 
-def test_the_batched_form_works_where_the_plain_one_cannot(shop, client):
+def test_the_batched_form_works_where_the_plain_one_cannot(shop, targets):
     form = BatchedForm(history=3, exclude=2)
     flags = ["--model_name", "shop", "--model_base_path", str(shop.parent), "--enable_batching"]
-    with running(*flags) as server:
+    with running(*flags) as server, Client(targets["grpc"], "shop") as client:
         for target in (server.target, server.rest):
             with Client(target, "shop", batched=form) as batched:
                 assert batched.recommend("u", ["pear"], ["hammer"], 2) == client.recommend("u", ["pear"], ["hammer"], 2)

@@ -58,7 +58,7 @@ def test_nothing_else_is_tried_again(status, code):
     with (
         FaultyHttp([answer(status, {"error": "the server's words\nnode"})]) as server,
         Client(server.target, "shop", retry=QUICK) as client,
-        pytest.raises(CallError, match=f"{code}.*: the server's words'"),
+        pytest.raises(CallError, match=f'{code}.*: the server.s words"'),
     ):
         client.recommend()
     assert server.requests == 1
@@ -69,7 +69,7 @@ def test_retries_end_at_the_deadline():
     with (
         FaultyHttp([GONE]) as server,
         Client(server.target, "shop", 0.3, retry=Retry(attempts=1000, first_pause=0.05)) as client,
-        pytest.raises(CallError, match="UNAVAILABLE"),
+        pytest.raises(CallError, match="UNAVAILABLE: no room"),
     ):
         client.recommend()
     assert time.monotonic() - started < 2

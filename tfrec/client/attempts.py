@@ -70,6 +70,7 @@ class Attempts:
     def __init__(self, asked: str, retry: Retry, timeout: float):
         self._asked, self._retry, self._timeout = asked, retry, timeout
         self._deadline, self._failures = time.monotonic() + timeout, 0
+        self._before: RefusedError | None = None
 
     def seconds_left(self) -> float:
         """Until the deadline, at least 0."""
@@ -85,9 +86,13 @@ class Attempts:
         pause = self._retry.pause(self._failures)
         last = self._failures == self._retry.attempts or pause >= self.seconds_left()
         if refusal.code == "UNAVAILABLE" and not last:
+            self._before = refusal
             return pause
         advice = {
             "UNAVAILABLE": "Start the server or correct the address",
             "DEADLINE_EXCEEDED": f"Raise the timeout of {self._timeout} s or look at the server's load",
         }.get(refusal.code, "")
-        raise CallError(f"{self._asked} must answer", str(refusal), advice, refusal.code) from refusal
+        words = str(refusal)
+        if self._before and self._before.code != refusal.code:
+            words += f"; before it {self._before}"  # the deadline says less than what used it up
+        raise CallError(f"{self._asked} must answer", words, advice, refusal.code) from refusal
