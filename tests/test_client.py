@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from tensorflow.core.framework import types_pb2
-from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, predict_pb2
 
 from tests.half_plus_two import running
 from tests.saved_models import ITEMS, LOWEST, save_shop
 from tests.shop_server import serving_shop
-from tfrec.client import AsyncClient, BatchedForm, CallError, Client, Result, Retry, Tls, query, wire
+from tfrec.client import AsyncClient, BatchedForm, CallError, Client, Result, Retry, Tls, query
 from tfrec.errors import ConfigError, ServerError
 
 QUICK = Retry(first_pause=0.01)
@@ -196,47 +194,6 @@ def test_asking_imports_no_tensorflow(targets, transport, absent):
         f"import sys, tfrec; found = tfrec.Client({targets[transport]!r}, 'shop').search('tool', k=1)\n"
         f"assert found[0].item_id == 'hammer', found; assert not {absent} & set(sys.modules)"
     )
-
-
-REAL = {
-    "PredictRequest": predict_pb2.PredictRequest,
-    "PredictResponse": predict_pb2.PredictResponse,
-    "GetModelStatusRequest": get_model_status_pb2.GetModelStatusRequest,
-    "GetModelStatusResponse": get_model_status_pb2.GetModelStatusResponse,
-    "GetModelMetadataRequest": get_model_metadata_pb2.GetModelMetadataRequest,
-    "GetModelMetadataResponse": get_model_metadata_pb2.GetModelMetadataResponse,
-    "SignatureDefMap": get_model_metadata_pb2.SignatureDefMap,
-}
-
-
-def same_on_the_wire(ours, real, path: str, seen: set[str]) -> None:
-    for field in ours.fields:
-        found = real.fields_by_number[field.number]
-        assert (field.name, field.is_repeated) == (found.name, found.is_repeated), path
-        enum = found.type == found.TYPE_ENUM
-        assert field.type == (field.TYPE_INT32 if enum else found.type), f"{path}.{field.name}"
-        if field.message_type and field.message_type.name not in seen:
-            seen.add(field.message_type.name)
-            same_on_the_wire(field.message_type, found.message_type, f"{path}.{field.name}", seen)
-
-
-@pytest.mark.parametrize("name", sorted(REAL))
-def test_the_messages_are_those_of_tensorflow_serving(name):
-    same_on_the_wire(wire.MESSAGES[name].DESCRIPTOR, REAL[name].DESCRIPTOR, name, set())
-
-
-def test_numbers_of_types_and_states_are_tensorflows():
-    for number, name in enumerate(wire.DTYPES):
-        assert types_pb2.DataType.Name(number) == f"DT_{name}"
-    assert {number: name for name, number in get_model_status_pb2.ModelVersionStatus.State.items()} == wire.STATES
-
-
-def test_typed_values_may_be_shortened_and_packed():
-    tensor = wire.MESSAGES["TensorProto"]
-    shape = wire.MESSAGES["TensorShapeProto"](dim=[{"size": 2}, {"size": 2}])
-    short = tensor(dtype=1, tensor_shape=shape, float_val=[1.5, 2.0])
-    packed = tensor(dtype=1, tensor_shape=shape, tensor_content=b"\0\0\xc0?\0\0\0@\0\0\0@\0\0\0@")
-    assert wire._values(short) == wire._values(packed) == [[1.5, 2.0], [2.0, 2.0]]
 
 
 # Encryption

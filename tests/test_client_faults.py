@@ -135,6 +135,25 @@ def test_an_answer_that_is_no_json_is_refused(page):
         client.recommend()
 
 
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"item_ids": [], "scores": []},
+        {"item_ids": [["a"]], "scores": [[1, 2]]},
+        {"item_ids": [["a"]], "scores": [["high"]]},
+        {"item_ids": [1], "scores": [2]},
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(outputs):
+    with (
+        FaultyHttp([answer(200, {"outputs": outputs})]) as server,
+        Client(server.target, "shop") as client,
+        pytest.raises(CallError, match=r"must answer one row of .*Is this a recommender\?") as caught,
+    ):
+        client.recommend()
+    assert caught.value.code == "UNIMPLEMENTED"
+
+
 def test_another_kind_of_model_is_refused():
     with (
         FaultyHttp([answer(200, {"outputs": [1.0]})]) as server,

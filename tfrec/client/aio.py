@@ -76,7 +76,8 @@ class AsyncClient(Base):
     async def ask(self, call: Call) -> list[Result]:
         """As Client.ask."""
         attempts = self._attempts(call.signature)
-        return call.read(await _retried(attempts, lambda seconds: self._transport.predict(call, seconds)))
+        outputs = await _retried(attempts, lambda seconds: self._transport.predict(call, seconds))
+        return self._read(call, outputs)
 
 
 async def _retried(attempts: Attempts, attempt: Callable[[float], Awaitable[T]]) -> T:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from tfrec.client.attempts import Attempts, Retry
-from tfrec.client.calls import BatchedForm
+from tfrec.client.attempts import Attempts, CallError, Retry
+from tfrec.client.calls import BatchedForm, Call, Outputs
+from tfrec.client.results import Result
 from tfrec.client.tls import Tls
 from tfrec.errors import ConfigError
 
@@ -35,3 +36,10 @@ class Base:
 
     def _attempts(self, what: str) -> Attempts:
         return Attempts(f"{what} of model {self.model} at {self.target}", self._retry, self.timeout)
+
+    def _read(self, call: Call, outputs: Outputs) -> list[Result]:
+        try:
+            return call.read(outputs)
+        except (IndexError, TypeError, ValueError) as error:
+            rule = f"{call.signature} of model {self.model} at {self.target} must answer one row of {call.outputs}"
+            raise CallError(rule, repr(outputs)[:200], "Is this a recommender?", "UNIMPLEMENTED") from error

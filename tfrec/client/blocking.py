@@ -97,7 +97,7 @@ class Client(Base):
     def ask(self, call: Call) -> list[Result]:
         """Sends a request of tfrec.client.calls; errors as for recommend."""
         outputs = _retried(self._attempts(call.signature), lambda seconds: self._transport.predict(call, seconds))
-        return call.read(outputs)
+        return self._read(call, outputs)
 
 
 def query(target: str, model: str, *, timeout: float = 10.0, **asked: Any) -> list[Result]:

@@ -57,6 +57,7 @@ DTYPES = (  # in the order of their numbers
 STATES = {0: "UNKNOWN", 10: "START", 20: "LOADING", 30: "AVAILABLE", 40: "UNLOADING", 50: "END"}
 _FLOAT, _INT32, _STRING = (DTYPES.index(name) for name in ("FLOAT", "INT32", "STRING"))
 _SIGNATURES = "signature_def"
+_MOST_VALUES = 2**28
 
 
 @dataclass(frozen=True)
@@ -157,10 +158,15 @@ def _values(tensor: Any) -> Any:
     if tensor.dtype == _STRING:
         flat: list[Any] = [text.decode() for text in tensor.string_val]
     elif tensor.tensor_content:
-        flat = list(struct.unpack(f"<{size}f", tensor.tensor_content))
+        content = tensor.tensor_content
+        flat = list(struct.unpack(f"<{len(content) // 4}f", content[: len(content) // 4 * 4]))
     else:
         flat = list(tensor.float_val)
-    return _nested(flat + flat[-1:] * (size - len(flat)), shape)  # TensorFlow leaves out repetitions of the last value
+    if not tensor.tensor_content and size <= _MOST_VALUES:
+        flat += flat[-1:] * (size - len(flat))  # TensorFlow may leave out repetitions of the last value
+    if size < 0 or len(flat) != size:
+        raise RefusedError("UNIMPLEMENTED", f"the answer holds {len(flat)} values for the shape {shape}")
+    return _nested(flat, shape)
 
 
 def _nested(flat: Sequence[Any], shape: Sequence[int]) -> Any:
