@@ -45,25 +45,27 @@ class RestTransport:
 
     def predict(self, call: Call, seconds: float) -> dict[str, Any]:
         body = {"signature_name": call.signature, "inputs": call.inputs}
-        outputs = self._ask("POST", ":predict", json.dumps(body, ensure_ascii=False).encode(), seconds).get("outputs")
+        text = json.dumps(body, ensure_ascii=False).encode()
+        outputs = self._ask("POST", ":predict", text, seconds, "outputs")
         named = outputs if isinstance(outputs, dict) else {call.outputs[0]: outputs}  # a single output has no name
         if not all(isinstance(named.get(name), list) for name in call.outputs):
             raise RefusedError("UNIMPLEMENTED", f"the answer lacks {' or '.join(call.outputs)}: this is no recommender")
         return named
 
     def status(self, seconds: float) -> tuple[VersionStatus, ...]:
-        found = self._ask("GET", "", None, seconds)["model_version_status"]
+        found = self._ask("GET", "", None, seconds, "model_version_status")
         return tuple(VersionStatus(int(v["version"]), v["state"], v["status"]["error_message"]) for v in found)
 
     def signatures(self, seconds: float) -> dict[str, Signature]:
-        found = self._ask("GET", "/metadata", None, seconds)["metadata"]["signature_def"]["signature_def"]
+        found = self._ask("GET", "/metadata", None, seconds, "metadata")["signature_def"]["signature_def"]
         return {name: Signature(_infos(made["inputs"]), _infos(made["outputs"])) for name, made in found.items()}
 
     def close(self) -> None:
         while self._idle:
             self._idle.pop().close()
 
-    def _ask(self, method: str, ending: str, body: bytes | None, seconds: float) -> dict[str, Any]:
+    def _ask(self, method: str, ending: str, body: bytes | None, seconds: float, key: str) -> Any:
+        """One member of the JSON object that comes back."""
         try:
             status, text = self._exchange(method, self._path + ending, body, time.monotonic() + seconds)
         except TimeoutError as error:
@@ -71,9 +73,11 @@ class RestTransport:
         except (OSError, HTTPException) as error:
             raise RefusedError("UNAVAILABLE", f"{type(error).__name__}: {error}") from error
         document = _document(text)
-        if status == 200 and "error" not in document:
-            return document
-        raise RefusedError(_CODES.get(status, "UNKNOWN"), str(document.get("error", f"HTTP {status}")).split("\n")[0])
+        if status == 200 and key in document:
+            return document[key]
+        raise RefusedError(
+            _CODES.get(status, "UNKNOWN"), str(document.get("error", f"HTTP {status} without {key}")).split("\n")[0]
+        )
 
     def _exchange(self, method: str, path: str, body: bytes | None, deadline: float) -> tuple[int, bytes]:
         with suppress(IndexError, ConnectionError):  # a server may close an idle connection at any time
