@@ -40,7 +40,7 @@ def test_importing_tfrec_changes_no_environment() -> None:
 
 
 def test_the_public_names() -> None:
-    assert sorted(tfrec.__all__) == ["Client", "Run", "__version__", "load"]
+    assert sorted(tfrec.__all__) == ["AsyncClient", "Client", "Run", "__version__", "load"]
     assert all(getattr(tfrec, name) for name in tfrec.__all__)
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         tfrec.nothing  # noqa: B018

@@ -295,11 +295,14 @@ def server(shop: Shop) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
     try:
         assert process.stderr is not None
+        said = ""
         for line in process.stderr:
+            said += line
             if found := re.search(r"serving shop version \d+ on (\S+:\d+)", line):
                 break
         else:
             pytest.fail(f"the server ended with {process.wait()}")
+        assert "tensorflow_model_server is not on PATH: starting the embedded server" in said
         yield process, f"{found[1]}/shop"
     finally:
         process.kill()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import grpc
 import pytest
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
@@ -109,24 +107,6 @@ def test_nothing_to_serve(capsys):
     assert "Both server_options.model_base_path and server_options.model_config_file are empty!" in (
         capsys.readouterr().err
     )
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory):
-    """A certificate authority, and a server and a client that it vouches for."""
-    folder = tmp_path_factory.mktemp("tls")
-
-    def openssl(*arguments):
-        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
-
-    new = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=ca", "-days", "2")
-    (folder / "names").write_text("subjectAltName=DNS:localhost")
-    for name in ("server", "client"):
-        openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signed = ["-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names"]
-        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signed)
-    return folder
 
 
 @pytest.mark.parametrize("mutual", [False, True])

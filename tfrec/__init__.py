@@ -6,11 +6,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfrec.client import AsyncClient as AsyncClient
     from tfrec.client import Client as Client
     from tfrec.runs import Run as Run
 
 __version__ = "0.1.0"
-__all__ = ["Client", "Run", "__version__", "load"]
+__all__ = ["AsyncClient", "Client", "Run", "__version__", "load"]
 
 
 def load(folder: str | Path) -> Run:
@@ -38,10 +39,10 @@ def load(folder: str | Path) -> Run:
 
 def __getattr__(name: str) -> Any:
     # TensorFlow takes seconds to import: only those who ask for it wait.
-    if name == "Client":
-        from tfrec.client import Client
+    if name in ("AsyncClient", "Client"):
+        from tfrec import client
 
-        return Client
+        return getattr(client, name)
     if name == "Run":
         from tfrec.runs import Run
 

@@ -25,7 +25,7 @@ STAGES = {
     "train": "prepare what is lacking, train, evaluate and export",
     "evaluate": "measure the trained model beside baselines",
     "export": "write, verify and publish exports/NAME/VERSION",
-    "serve": "serve exports/NAME over gRPC until interrupted",
+    "serve": "serve exports/NAME over gRPC and REST until interrupted",
 }
 
 
@@ -127,13 +127,18 @@ def _tune_command(commands: Any) -> None:
 def _query_command(commands: Any) -> None:
     example = 'tfrec query localhost:8500/ml100k --user 196 -k 5   or   --search "space opera"   or   --similar 50'
     query = _command(commands, "query", "ask a running server", example)
-    query.add_argument("target", metavar="HOST:PORT/MODEL", help="where a server listens, and the model's name")
+    query.add_argument("target", metavar="[http://]HOST:PORT/MODEL", help="a server over gRPC, or REST, and a model")
     query.add_argument("--user", default="", metavar="ID", help="recommend for this user")
     query.add_argument("--history", default="", metavar="ID,ID", help="recommend after these items, oldest first")
     query.add_argument("--search", metavar="TEXT", help="search by text")
     query.add_argument("--similar", metavar="ID", help="items like this one")
+    query.add_argument("--rank", default="", metavar="ID,ID", help="put these items in order")
     query.add_argument("--exclude", default="", metavar="ID,ID", help="items that must not be returned")
     query.add_argument("-k", type=_count, default=10, help="how many")
+    query.add_argument("--items", metavar="FILE", help="items table, or a glob, to print titles from")
+    query.add_argument("--title", default="title", metavar="COLUMN", help="its column of titles")
+    query.add_argument("--json", action="store_true", help="a list of objects, scores in full")
+    query.add_argument("--timeout", type=_seconds, default=10.0, metavar="SECONDS", help="until it fails")
     query.set_defaults(run=_query)
 
 
@@ -147,6 +152,12 @@ def _count(text: str) -> int:
     if not re.fullmatch(r"\d{1,10}", text) or not 1 <= int(text) <= _MOST:
         raise argparse.ArgumentTypeError(f"k must be a whole number from 1 to {_MOST}; got {text!r}")
     return int(text)
+
+
+def _seconds(text: str) -> float:
+    if not re.fullmatch(r"\d{1,6}(\.\d+)?", text) or not float(text):
+        raise argparse.ArgumentTypeError(f"a timeout must be seconds above 0; got {text!r}")
+    return float(text)
 
 
 def _stage(arguments: argparse.Namespace) -> int:
@@ -191,24 +202,56 @@ def _verify(arguments: argparse.Namespace) -> int:
 
 
 def _query(arguments: argparse.Namespace) -> int:
-    import_tensorflow()
     from tfrec import client
 
-    target, slash, model = arguments.target.partition("/")
-    if not slash or not model:
-        raise ConfigError("a target must be host:port/model", arguments.target)
-    for result in client.query(
-        target,
+    address, model = _target(arguments.target)
+    results = client.query(
+        address,
         model,
+        timeout=arguments.timeout,
         user_id=arguments.user,
         history=_ids(arguments.history),
         text=arguments.search or "",
         item_id=arguments.similar or "",
+        item_ids=_ids(arguments.rank),
         exclude=_ids(arguments.exclude),
         k=arguments.k,
-    ):
-        print(f"{result.score:9.4f}  {result.item_id}")
+    )
+    titles = _titles(arguments, [result.item_id for result in results])
+    rows = [(result.score, result.item_id, titles.get(result.item_id)) for result in results]
+    print(_as_json(rows) if arguments.json else _as_table(rows), end="")
     return 0
+
+
+def _target(text: str) -> tuple[str, str]:
+    """The address, with its scheme, and the model of ``[http[s]://]HOST:PORT/MODEL``."""
+    scheme, mark, rest = text.rpartition("://")
+    address, slash, model = rest.rpartition("/")
+    if not slash or not address or not model:
+        raise ConfigError("a target must be host:port/model or http://host:port/model", text)
+    return scheme + mark + address, model
+
+
+def _titles(arguments: argparse.Namespace, item_ids: list[str]) -> dict[str, str]:
+    if not arguments.items:
+        return {}
+    from tfrec.data.titles import read_titles
+
+    return read_titles(arguments.items, item_ids, arguments.title)
+
+
+def _as_table(rows: list[tuple[float, str, str | None]]) -> str:
+    width = max((len(item) for _, item, _ in rows), default=0)
+    lines = [f"{score:9.4f}  {item:{width}}  {title or ''}".rstrip() for score, item, title in rows]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _as_json(rows: list[tuple[float, str, str | None]]) -> str:
+    objects = [
+        {"item_id": item, "score": score} | ({"title": title} if title is not None else {})
+        for score, item, title in rows
+    ]
+    return json.dumps(objects, ensure_ascii=False, indent=1) + "\n"
 
 
 def _ids(text: str) -> list[str]:

@@ -217,6 +217,7 @@ class Export(Section):
 class Serve(Section):
     host: str = "127.0.0.1"
     port: int = Field(default=8500, ge=0, le=65535, description="gRPC; 0 = any free port")
+    rest_port: int = Field(default=0, ge=0, le=65535, description="REST; 0 = none")
     threads: int = Field(default=8, ge=1)
 
 

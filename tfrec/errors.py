@@ -7,6 +7,7 @@
     ├── TrainingError          a model that cannot be trained or resumed
     ├── ArtifactError          an export that cannot be written, read or trusted
     └── ServerError            a server that cannot start or be reached
+        └── client.CallError   a call that was refused or not answered
 
 A message has three parts: the rule, what was received, what to do about it.
 """

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -29,6 +31,7 @@ from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
 TOLERANCE = 1e-5
+MODEL_SERVER = "tensorflow_model_server"
 
 
 def say(line: str) -> None:
@@ -326,16 +329,36 @@ def _card(run: Run) -> dict[str, Any]:
 
 
 def serve(config: Config, say: Say = say) -> int:
-    """Serves the newest version of exports/NAME over gRPC until interrupted; returns an exit code."""
+    """Serves exports/NAME until interrupted; returns an exit code.
+
+    TensorFlow Serving's own server takes the process over when it is on PATH.
+
+    Raises:
+        ArtifactError: nothing was exported.
+        ConfigError: a port that the server cannot take.
+    """
     from tfrec.server import grpc_server
 
     folder = Path(config.export.folder) / config.run.name
     if not artifacts.versions(folder):
         raise ArtifactError("serving needs an exported version", str(folder), "Run tfrec train first")
+    arguments = _serve_flags(config, folder)
+    real = shutil.which(MODEL_SERVER)
+    if real is None:
+        say(f"{MODEL_SERVER} is not on PATH: starting the embedded server")
+        return grpc_server.main([f"--host={config.serve.host}", *arguments])
+    if not config.serve.port:
+        raise ConfigError(f"{MODEL_SERVER} must get a port; 0 turns its gRPC off", 0, "Set serve.port")
+    say(f"starting {real}; it listens on every interface, whatever serve.host says")
+    sys.stdout.flush()
+    os.execv(real, [real, *arguments])
+
+
+def _serve_flags(config: Config, folder: Path) -> list[str]:
+    """In the form --name=value, the only one that TensorFlow Serving reads; its base paths are absolute."""
     settings = config.serve
-    return grpc_server.main(
-        [
-            *("--host", settings.host, "--port", str(settings.port), "--grpc_max_threads", str(settings.threads)),
-            *("--model_name", config.run.name, "--model_base_path", str(folder)),
-        ]
-    )
+    return [
+        *(f"--port={settings.port}", f"--rest_api_port={settings.rest_port}"),
+        *(f"--grpc_max_threads={settings.threads}", f"--rest_api_num_threads={settings.threads}"),
+        *(f"--model_name={config.run.name}", f"--model_base_path={folder.resolve()}"),
+    ]
