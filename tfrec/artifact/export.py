@@ -17,7 +17,7 @@ from tensorflow.core.protobuf import saved_model_pb2
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
 
-CONTRACT = 1
+CONTRACT = 2
 CARD = "assets.extra/tfrec.json"
 Requests = Sequence[tuple[str, Mapping[str, np.ndarray]]]
 
