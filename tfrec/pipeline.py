@@ -13,6 +13,7 @@ import numpy as np
 
 from tfrec import __version__, serving
 from tfrec.artifact import export as artifacts
+from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
 from tfrec.config import Config
@@ -254,14 +255,22 @@ def results_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def export(config: Config, say: Say = say) -> Path:
+def export(config: Config, say: Say = say, force: bool = False) -> Path:
     """Writes, verifies and publishes exports/NAME/VERSION, and returns it.
 
+    Args:
+        config: the settings.
+        say: gets lines of progress.
+        force: publish although the test metric falls below the bound.
+
     Raises:
-        ArtifactError: it cannot be written, fails verification, or differs from the Keras model.
+        ArtifactError: it cannot be written, fails verification or the gate, or differs from the Keras model.
     """
-    run = Run(config)
+    run, target = Run(config), Path(config.export.folder) / config.run.name
     _refuse_other_settings(run)
+    card = _card(run)
+    card["gate"] = gate.decide(_compare_versions(config, target, card), force)
+    say(card["gate"]["reason"])
     model = run.model()
     parts = serving.make_parts(run, model)
     size = sum(array.nbytes for array in parts.stored_history)
@@ -276,7 +285,15 @@ def export(config: Config, say: Say = say) -> Path:
             raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
         _compare(folder, requests, serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
 
-    return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)
+    return artifacts.export(parts, target, card, finish)
+
+
+def _compare_versions(config: Config, target: Path, card: Mapping[str, Any]) -> gate.Verdict:
+    newest = artifacts.newest(target)
+    before = artifacts.read_card(newest) if newest else None
+    return gate.compare_metric(
+        before, card["metrics"].get("test", {}), config.train.monitor, config.export.largest_metric_loss
+    )
 
 
 def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -> None:
