@@ -60,5 +60,5 @@ def test_only_the_first_ten_count() -> None:
 def test_a_refusal_says_why_and_force_is_on_record() -> None:
     assert decide(Verdict(True, "fine"), force=True) == {"passed": True, "forced": False, "reason": "fine"}
     assert decide(Verdict(False, "worse"), force=True) == {"passed": False, "forced": True, "reason": "worse"}
-    with pytest.raises(ArtifactError, match="nothing was published; got 'worse'.*--force"):
+    with pytest.raises(ArtifactError, match=r"nothing was published; got 'worse'.*--force"):
         decide(Verdict(False, "worse"), force=False)

@@ -13,6 +13,7 @@ from tensorflow_serving.config.model_server_config_pb2 import ModelConfig, Model
 
 from tfrec.errors import ServerError
 from tfrec.server.config import read_config
+from tfrec.server.versions import version_folders
 
 
 def promote(file: Path, folder: Path, version: int, label: str = "") -> None:
@@ -67,8 +68,7 @@ def rollback(file: Path, folder: Path, label: str = "") -> int:
 
 
 def _published(folder: Path) -> list[int]:
-    found = [child for child in folder.iterdir() if child.is_dir()] if folder.is_dir() else []
-    return sorted(int(child.name) for child in found if child.name.isdecimal())
+    return sorted(version_folders(folder)) if folder.is_dir() else []
 
 
 def _model(config: ModelServerConfig, file: Path, folder: Path) -> ModelConfig:
