@@ -28,9 +28,16 @@ from tfrec.server.servable import Servable
 
 BOUNDS = {"least_golden_overlap": 0.0, "tf_serving": "2.18"}
 NONE = np.empty((1, 0), object)
+ONE = np.int32(1)
+_READ = {"user_id": strings(["?"]), "history": strings([["d"]])}
 GOLDEN = [
-    ("recommend", {"user_id": strings(["?"]), "history": strings([["d"]]), "exclude": NONE, "k": np.int32(1)}),
+    *((name, _READ | {"exclude": NONE, "k": ONE}) for name in ("serving_default", "recommend")),
     ("similar", {"item_id": strings(["a"]), "exclude": NONE, "k": np.int32(2)}),
+    ("search", {"query": strings(["up"]), "exclude": NONE, "k": ONE}),
+    ("rank", _READ | {"item_ids": strings([["a", "b"]])}),
+    ("embed_user", _READ),
+    ("embed_item", {"item_id": strings(["a"]), "title": strings(["up"]), "price": np.ones(1, np.float32)}),
+    ("embed_query", {"query": strings(["up"])}),
 ]
 
 
@@ -224,10 +231,11 @@ def test_a_version_that_fails_verification_is_not_published(folder: Path, monkey
 
 
 def test_the_gate_refuses_and_is_forced(folder: Path, trusting: None) -> None:
-    turned = items(c=("right", -1.0), b=("right", -1.0))  # c was the answer to d, and b that to a
+    # c was the answer to d, b and c were those to a; d is still the answer to "up".
+    turned = items(c=("right", -1.0), b=("right", -1.0))
     strict = BOUNDS | {"least_golden_overlap": 0.9}
     with pytest.raises(
-        ArtifactError, match=r"answers keep 25.0% of their items in 2 rows; 90.0% must be kept.*--force"
+        ArtifactError, match=r"answers keep 25.0% of their items in 4 rows; 90.0% must be kept.*--force"
     ):
         reindex(folder, turned, [], strict)
     assert versions(folder) == [1]

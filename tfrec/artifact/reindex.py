@@ -107,7 +107,7 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes
     index[index < 0] = np.arange(old, old + len(new), dtype=np.int32)
     grown = {name: _with_rows(rows, len(new)) for name, rows in catalogue.items()}
     grown["item_ids"][old:] = new
-    delisted = np.array([known[id_] for id_ in remove], np.int32)
+    delisted = np.unique(np.array([known[id_] for id_ in remove], np.int32))
     vectors = _embedded(path, items)
     same = (index < old) & grown["available"][index]
     for name, rows in vectors.items():
