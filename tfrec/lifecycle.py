@@ -56,7 +56,9 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
 def _items(pattern: str | None, settings: dict[str, Any], say: Callable[[str], None]) -> dict[str, np.ndarray]:
     """Item ids and the raw columns that embed an item, as preparation gives them."""
     schema = Features.model_validate_json(json.dumps(settings["features"])).schema_
-    roles = Roles.model_validate_json(json.dumps(settings["data"]["roles"]))
+    named = settings["data"]["roles"].items()
+    # A role decides how a column is read; one that the model does not read need not be there.
+    roles = Roles(**{role: column for role, column in named if column in schema.item_columns()})
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
     if pattern is None:
         return {
@@ -85,7 +87,7 @@ def _say_ignored(pattern: str, table: pa.Table, schema: Schema, say: Callable[[s
 
 
 def _removed(text: str) -> list[str]:
-    if not files.matched(text):
+    if not Path(text).expanduser().is_file():
         return [id_ for id_ in text.split(",") if id_]
     with files.reading(text):
         return [id_.decode() for id_ in _ids(_with_ids(text).select("item_id").to_pyarrow())]

@@ -83,7 +83,7 @@ class _Blend:
         return [variable.value for variable in self._blend.variables if variable is not replaced]
 
     def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
-        return self._blend(cosines, history, texts if self._shares_texts else None)
+        return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
 
 
 class _Text:

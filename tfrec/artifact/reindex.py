@@ -84,14 +84,14 @@ def reindex(
         write_variables(before, beside, changes.catalogue)
         requests = _new_requests(changes, items)
         write_golden(beside, [*_asked(golden), *requests], card.get("model", "default"))
-        report = verify.verify(beside, bounds["tf_serving"])
-        if not report.ok:
-            raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
         gone = changes.catalogue["item_ids"][~changes.catalogue["available"]].tolist()
         answers = read_golden(beside)[: len(golden)]
         verdict = gate.compare_answers(golden, answers, gone, bounds["least_golden_overlap"])
         about = {"from": int(before.name), **changes.counts, "requests": len(requests), "table": _hash(items)}
         artifacts.write_card(beside, _card(card, changes) | {"reindexed": about, "gate": gate.decide(verdict, force)})
+        report = verify.verify(beside, bounds["tf_serving"])
+        if not report.ok:
+            raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
 
     return artifacts.publish(folder, write)
 
@@ -108,7 +108,7 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes
     grown = {name: _with_rows(rows, len(new)) for name, rows in catalogue.items()}
     grown["item_ids"][old:] = new
     delisted = np.unique(np.array([known[id_] for id_ in remove], np.int32))
-    vectors = _embedded(path, items)
+    vectors = _embedded(path, items) if len(ids) else {}
     same = (index < old) & grown["available"][index]
     for name, rows in vectors.items():
         same &= np.all(np.abs(grown[name][index] - rows) <= SAME, axis=1)
@@ -154,7 +154,7 @@ def _embedded(path: Path, items: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
         rows = len(inputs["item_id"])
         parts = [
             servable.run("embed_item", {name: column[i : i + BATCH] for name, column in inputs.items()})
-            for i in range(0, max(rows, 1), BATCH)  # no rows still tell the width
+            for i in range(0, rows, BATCH)
         ]
     finally:
         servable.close()

@@ -97,26 +97,33 @@ class Blend(keras.layers.Layer):
     def _scores(self, name: str, history: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         """Scores of a component over items 1..``items``, [B or 1, items + 1]."""
         if name == "popularity":
-            return _grown(self.popularity.value, items)[None]
+            return _grown(self.popularity.value[None], items)
         weights = _recency(history, self.decays[name])
         if name in ("neighbours", "text"):
             weights *= _last_occurrence(history, items)
         if name == "text":
-            return self._text(history, weights, _grown(self.texts.value, items) if texts is None else texts)
+            return self._text(history, weights, items, texts)
         if name in LINEAR:
             return self._linear(name, history, weights, items)
         return _sum_by_item(history[..., None], weights[..., None], items)
 
     def _linear(self, name: str, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-        trained = history <= self.items
-        history, weights = tf.where(trained, history, 0), tf.where(trained, weights, 0.0)
+        history, weights = self._trained(history, weights)
         ids = tf.gather(self.ids[name].value, history)  # [B, L, m]
         values = tf.gather(self.values[name].value, history) * weights[..., None]
         return _sum_by_item(ids, values, items)
 
-    def _text(self, history: tf.Tensor, weights: tf.Tensor, texts: tf.Tensor) -> tf.Tensor:
+    def _text(self, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
+        if texts is None:
+            history, weights = self._trained(history, weights)
+            texts = self.texts.value
         profile = tf.einsum("bl,blt->bt", weights, tf.gather(texts, history))
-        return tf.matmul(profile, texts, transpose_b=True)
+        return _grown(tf.matmul(profile, texts, transpose_b=True), items)
+
+    def _trained(self, history: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """History and weights without items that are new."""
+        trained = history <= self.items
+        return tf.where(trained, history, 0), tf.where(trained, weights, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         own = {
@@ -171,10 +178,9 @@ def _recency(history: tf.Tensor, decay: float) -> tf.Tensor:
     return tf.where(history > 0, tf.pow(decay, age)[None], 0.0)
 
 
-def _grown(rows: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
-    """Rows [N+1, ...] with zeros for new items, [items + 1, ...]."""
-    missing = items + 1 - tf.shape(rows)[0]
-    return tf.pad(rows, [[0, missing], *[[0, 0]] * (rows.shape.rank - 1)])
+def _grown(scores: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Scores [B, N+1] with zeros for new items, [B, items + 1]."""
+    return tf.pad(scores, [[0, 0], [0, items + 1 - tf.shape(scores)[1]]])
 
 
 def _last_occurrence(history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
