@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tables
+import tensorflow as tf
 from conftest import Shop
 from parts import ITEM_VECTORS, ITEMS, LOWEST, make_parts
 from saved_models import strings
@@ -192,6 +193,16 @@ def test_what_cannot_be_indexed_is_named(
     assert [path.name for path in folder.iterdir()] == ["1"]
 
 
+def test_a_model_of_ids_alone_cannot_embed_an_item(tmp_path: Path) -> None:
+    parts = make_parts(
+        item_columns={}, embed_item=lambda item, raw: {"embedding": tf.zeros([tf.size(item), 2])}, embed_query=None
+    )
+    asked = [("similar", {"item_id": strings(["a"]), "exclude": NONE, "k": ONE})]
+    export(parts, tmp_path, {}, lambda path: write_golden(path, asked))
+    with pytest.raises(ArtifactError, match=r"must have text or features to be embedded; got \['item_id'\]"):
+        reindex(tmp_path, {"item_id": strings(["f"])}, [], BOUNDS)
+
+
 def test_another_contract_is_refused(folder: Path) -> None:
     card = folder / "1" / CARD
     card.write_text(json.dumps(read_card(folder / "1") | {"contract": 1}), encoding="utf-8")
@@ -272,7 +283,7 @@ def test_a_trained_shop_takes_items(shop_export: Path, tmp_path: Path, capsys: p
         k = np.int32(9)
         assert "tool-77" in ids(servable, "similar", item_id=["tool-7"], k=k)
         assert "tool-77" in ids(servable, "search", query=["steel tool 7"], k=k)
-        found = ids(servable, "recommend", history=[["tool-77", "tool-1"]], k=k)
+        found = ids(servable, "recommend", history=[["tool-77", "tool-1"]], k=np.int32(5))
         assert {tables.block(item) for item in found} == {"tool"} and "tool-1" not in found
         unseen = ids(servable, "recommend", history=[["tool-2", "tool-3"]], k=np.int32(30))
         assert "tool-77" in unseen and "tool-1" not in unseen

@@ -147,6 +147,9 @@ def _embedded(path: Path, items: Mapping[str, np.ndarray]) -> dict[str, np.ndarr
     servable = Servable(path)
     try:
         wanted = servable.signatures["embed_item"].inputs
+        if wanted.keys() == {"item_id"}:
+            advice = "Name features or a text in the settings, and train"
+            raise ArtifactError("an item must have text or features to be embedded", sorted(wanted), advice)
         for name in wanted:
             if name not in items:
                 raise ArtifactError(f"the items must have the column {name!r} that embed_item takes", sorted(items))
