@@ -27,7 +27,7 @@ _WORDS = {"up": (0.0, 1.0), "right": (1.0, 0.0)}
 
 def make_parts(**changes: Any) -> Parts:
     """A user's vector is the sum of the vectors of the last three items, the newest counting three times."""
-    users, items, words = index_table(USERS, "users"), index_table(ITEMS, "items"), index_table(list(_WORDS), "words")
+    users, words = index_table(USERS, "users"), index_table(list(_WORDS), "words")
     weights = tf.Variable(np.arange(1, LENGTH + 1), dtype=tf.float32)
     vectors = tf.Variable([(0.0, 0.0), *_WORDS.values()], dtype=tf.float32)
 
@@ -48,14 +48,13 @@ def make_parts(**changes: Any) -> Parts:
         popularity=POPULARITY,
         stored_history=(np.concatenate(STORED).astype(np.int32), np.cumsum([0, *map(len, STORED)])),
         user_index=users.lookup,
-        item_index=items.lookup,
         user_vector=user_vector,
         knows_users=False,
         item_columns={"title": tf.string, "price": tf.float32},
         embed_item=embed_item,
         embed_query=embed_text,
         variables=[weights, vectors],
-        tables=[users, items, words],
+        tables=[users, words],
         history_length=LENGTH,
         drop_history=True,
     )

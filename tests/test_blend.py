@@ -118,6 +118,25 @@ def test_empty_batches_and_histories() -> None:
         np.testing.assert_allclose(blend(cosine, history), standardize(cosine))
 
 
+def test_new_items_have_no_neighbours_and_their_own_text() -> None:
+    """A blend of N items in a catalogue of N + 2 equals one that was built with two empty rows more."""
+    names = ("neighbours", "transitions", "text", "popularity", "frequency")
+    weights, decays = dict.fromkeys(("model", *names), 1.0), dict.fromkeys(names, 0.8)
+    small, linear = make(weights, decays)
+    texts = np.concatenate([small.texts.numpy(), np.random.default_rng(3).normal(size=(2, 3))]).astype(np.float32)
+    large = Blend(weights, decays, ITEMS + 2, ITEMS + 1, 3)
+    large.build()
+    popularity = np.pad(small.popularity.numpy(), (0, 2))
+    large.fill(dict.fromkeys(LINEAR, np.pad(linear, (0, 2))), texts, popularity)
+    cosine = tf.random.stateless_normal([3, ITEMS + 3], [1, 2])
+    history = tf.constant([[0, 1, ITEMS + 1, 3], [ITEMS + 2, 2, ITEMS + 2, 2], [0, 0, 0, ITEMS + 2]])
+    expected = large(cosine, history).numpy()
+    np.testing.assert_allclose(small(cosine, history, texts)[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-5)
+    large.texts.assign(np.pad(small.texts.numpy(), [(0, 2), (0, 0)]))
+    expected = large(cosine, history).numpy()
+    np.testing.assert_allclose(small(cosine, history)[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-5)
+
+
 def test_a_saved_blend_gives_equal_scores(tmp_path: Path) -> None:
     blend, _ = make({"neighbours": 0.3, "text": 0.2}, {"neighbours": 0.9, "text": 0.7})
     blend.save(tmp_path / "blend.npz")

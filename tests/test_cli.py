@@ -79,7 +79,7 @@ def test_k_is_a_positive_int32(capsys: pytest.CaptureFixture[str], k: str) -> No
     assert f"k must be a whole number from 1 to 2147483647; got {k!r}" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", [*cli.STAGES, "tune", "verify", "query"])
+@pytest.mark.parametrize("name", [*cli.STAGES, "tune", "verify", "reindex", "promote", "rollback", "query"])
 def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str], name: str) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main([name, "--help"])

@@ -149,7 +149,7 @@ def test_a_full_disk_publishes_nothing(parts: Parts, small_disk: Path) -> None:
 
 def test_the_card_says_what_a_client_needs(published: Path) -> None:
     card = json.loads((published / CARD).read_text(encoding="utf-8"))
-    assert card["contract"] == 1
+    assert card["contract"] == 2
     assert card["model"] == "shop"
     assert card["items"] == len(ITEMS)
     assert card["batched_requests"] == {"history": LENGTH, "exclude": LENGTH, "filler": ""}

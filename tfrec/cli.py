@@ -93,6 +93,8 @@ def _parser() -> argparse.ArgumentParser:
         _takes_settings(command)
         if name == "train":
             command.add_argument("--no-export", action="store_true", help="end after training")
+        if name in ("train", "export"):
+            command.add_argument("--force", action="store_true", help="publish below the bounds of [export] too")
         command.set_defaults(run=_stage, stage=name)
     verify = _command(commands, "verify", "run an export as TensorFlow Serving does", "tfrec verify exports/ml100k/1")
     verify.add_argument("export", metavar="EXPORT", type=Path, help="a version folder, or its parent for the newest")
@@ -101,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     verify.set_defaults(run=_verify)
     _tune_command(commands)
+    _life_commands(commands)
     _query_command(commands)
     return parser
 
@@ -122,6 +125,31 @@ def _tune_command(commands: Any) -> None:
     command = _command(commands, "tune", purpose, "tfrec tune configs/ml100k_tune.toml tune.trials=30")
     _takes_settings(command)
     command.set_defaults(run=_tune)
+
+
+def _life_commands(commands: Any) -> None:
+    example = "tfrec reindex exports/shop new_items.parquet --remove 17,23"
+    reindex = _command(commands, "reindex", "add, change or delist items of an export, without training", example)
+    reindex.add_argument("export", metavar="EXPORT", type=Path, help="exports/NAME, whose newest version is taken")
+    reindex.add_argument("items", metavar="ITEMS", nargs="?", help="new and changed items: Parquet, CSV or JSONL")
+    reindex.add_argument(
+        "--remove", default="", metavar="FILE|ID,ID", help="items that are not returned any more: a file, or ids"
+    )
+    reindex.add_argument("--force", action="store_true", help="publish although golden answers differ too much")
+    reindex.add_argument("--quiet", action="store_true", help="no progress on stderr")
+    reindex.set_defaults(run=_reindex)
+    example = "tfrec promote exports/shop 3 --label stable --config models.config"
+    promote = _command(commands, "promote", "let a TensorFlow Serving model config serve a version", example)
+    promote.add_argument("export", metavar="EXPORT", type=Path, help="exports/NAME")
+    promote.add_argument("version", metavar="VERSION", type=int, help="a published version")
+    promote.set_defaults(run=_promote)
+    example = "tfrec rollback exports/shop --label stable --config models.config"
+    rollback = _command(commands, "rollback", "go back to the version before in a model config", example)
+    rollback.add_argument("export", metavar="EXPORT", type=Path, help="exports/NAME")
+    rollback.set_defaults(run=_rollback)
+    for command in (promote, rollback):
+        command.add_argument("--config", required=True, metavar="FILE", type=Path, help="the model config file")
+        command.add_argument("--label", default="", metavar="NAME", help="what clients ask for, as stable")
 
 
 def _query_command(commands: Any) -> None:
@@ -172,7 +200,8 @@ def _stage(arguments: argparse.Namespace) -> int:
     if arguments.stage == "train" and not arguments.no_export:
         stages += ["evaluate", "export"]
     for stage in stages:
-        result = getattr(pipeline, stage)(config, say)
+        options = {"force": arguments.force} if stage == "export" else {}
+        result = getattr(pipeline, stage)(config, say, **options)
         print(pipeline.results_table(result) if stage == "evaluate" else getattr(result, "folder", result))
     return 0
 
@@ -198,6 +227,35 @@ def _verify(arguments: argparse.Namespace) -> int:
     if not report.ok:
         raise ArtifactError(f"an artefact must pass verification; do not serve this one:\n{report}")
     print(report)
+    return 0
+
+
+def _reindex(arguments: argparse.Namespace) -> int:
+    if arguments.items is None and not arguments.remove:
+        raise ConfigError("reindex needs ITEMS, --remove or both")
+    import_tensorflow()
+    from tfrec import lifecycle
+    from tfrec.pipeline import say
+
+    progress = (lambda line: None) if arguments.quiet else say
+    print(lifecycle.reindex(arguments.export, arguments.items, arguments.remove, arguments.force, progress))
+    return 0
+
+
+def _promote(arguments: argparse.Namespace) -> int:
+    import_tensorflow()
+    from tfrec.server import promote
+
+    promote.promote(arguments.config, arguments.export, arguments.version, arguments.label)
+    print(arguments.version)
+    return 0
+
+
+def _rollback(arguments: argparse.Namespace) -> int:
+    import_tensorflow()
+    from tfrec.server import promote
+
+    print(promote.rollback(arguments.config, arguments.export, arguments.label))
     return 0
 
 

@@ -212,6 +212,18 @@ class Export(Section):
         description="last items of a user kept in the artefact: read and dropped when a request has no history",
     )
     tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
+    largest_metric_loss: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="of train.monitor on test against the newest published version, relative; more needs --force",
+    )
+    least_golden_overlap: float = Field(
+        default=0.5,
+        ge=0,
+        le=1,
+        description="share of the first 10 golden answers that reindex must keep; less needs --force",
+    )
 
 
 class Serve(Section):

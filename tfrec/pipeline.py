@@ -15,6 +15,7 @@ import numpy as np
 
 from tfrec import __version__, rank_serving, ranking, serving
 from tfrec.artifact import export as artifacts
+from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
 from tfrec.config import Config
@@ -266,14 +267,22 @@ def results_table(report: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def export(config: Config, say: Say = say) -> Path:
+def export(config: Config, say: Say = say, force: bool = False) -> Path:
     """Writes, verifies and publishes exports/NAME/VERSION, and returns it.
 
+    Args:
+        config: the settings.
+        say: gets lines of progress.
+        force: publish although the test metric falls below the bound.
+
     Raises:
-        ArtifactError: it cannot be written, fails verification, or differs from the Keras model.
+        ArtifactError: it cannot be written, fails verification or the gate, or differs from the Keras model.
     """
-    run = Run(config)
+    run, target = Run(config), Path(config.export.folder) / config.run.name
     _refuse_other_settings(run)
+    card = _card(run)
+    card["gate"] = gate.decide(_compare_versions(config, target, card), force)
+    say(card["gate"]["reason"])
     parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, say)
 
     def finish(folder: Path) -> None:
@@ -284,7 +293,15 @@ def export(config: Config, say: Say = say) -> Path:
             raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
         _compare(folder, requests, expected())
 
-    return artifacts.export(parts, Path(config.export.folder) / config.run.name, _card(run), finish)
+    return artifacts.export(parts, target, card, finish)
+
+
+def _compare_versions(config: Config, target: Path, card: Mapping[str, Any]) -> gate.Verdict:
+    newest = artifacts.newest(target)
+    before = artifacts.read_card(newest) if newest else None
+    return gate.compare_metric(
+        before, card["metrics"].get("test", {}), config.train.monitor, config.export.largest_metric_loss
+    )
 
 
 Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores

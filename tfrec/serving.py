@@ -12,6 +12,7 @@ from tfrec.artifact.export import Requests
 from tfrec.artifact.recommender import LOWEST, Parts
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import last_items
+from tfrec.models.blend import Blend
 from tfrec.models.text import embed
 from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run
@@ -25,12 +26,15 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
     """Tables, vectors and functions of a trained run, as the served graph wants them."""
     config, prepared, preprocessor = run.config, run.prepared, run.preprocessor
     data = run.retrieval_data()
-    text, blend = _Text(run, model, data), run.blend()
+    text, chosen = _Text(run, model, data), run.blend()
+    catalogue = text.catalogue()
+    blend = _Blend(chosen, catalogue) if chosen else None
     schema = config.features.schema_
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
 
     def embed_item(item: tf.Tensor, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        inputs = {"item": item, **preprocessor.features("item", raw)}
+        trained = tf.where(item <= len(prepared.item_ids), item, 0)
+        inputs = {"item": trained, **preprocessor.features("item", raw)}
         texts = text.of_items(raw)
         outputs = {"text_embedding": texts["text_embedding"]} if texts else {}
         return {"embedding": model.item_tower({**inputs, **texts}), **outputs}
@@ -38,18 +42,17 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
     return Parts(
         item_ids=list(prepared.item_ids),
         item_vectors=RetrievalScorer(model).item_vectors(),
-        text_vectors=text.catalogue(),
+        text_vectors=catalogue,
         popularity=popularity(data.events, data.items),
         stored_history=stored_histories(data, config.export.stored_history),
         user_index=preprocessor.users.lookup,
-        item_index=preprocessor.items.lookup,
         user_vector=lambda items, mask, user: model.user_vectors(items, mask, user)[:, -1],
         knows_users=knows_users(run),
         item_columns={n: tf.float32 if n in numeric else tf.string for n in schema.item_columns() if n != "item_id"},
         embed_item=embed_item,
         embed_query=text.of_texts if text.encoder else None,
-        variables=_variables(text, model) + [variable.value for variable in (blend.variables if blend else [])],
-        tables=preprocessor.tables,
+        variables=_variables(text, model) + (blend.variables() if blend else []),
+        tables=[table for table in preprocessor.tables if table is not preprocessor.items],
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
         blend=blend,
@@ -63,6 +66,23 @@ def _variables(text: _Text, model: TwoTower) -> list[Any]:
     replaced = {id(variable) for variable in encoder.variables} if encoder else set()
     kept = (variable for layer in layers for variable in layer.variables if id(variable) not in replaced)
     return [*text.variables(), *(variable.value for variable in kept)]
+
+
+class _Blend:
+    """The run's blend in the graph, where texts of new items count as soon as the catalogue has them."""
+
+    def __init__(self, blend: Blend, catalogue: np.ndarray | None):
+        # Whitened vectors, or those of an encoder that has learnt, are others than the blend's: it keeps its own, and
+        # a new item has no text to it.
+        self._blend = blend
+        self._shares_texts = "text" in blend.weight_of and np.array_equal(blend.texts, catalogue)
+
+    def variables(self) -> list[tf.Variable]:
+        replaced = self._blend.texts if self._shares_texts else None
+        return [variable.value for variable in self._blend.variables if variable is not replaced]
+
+    def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
+        return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
 
 
 class _Text:

@@ -19,7 +19,7 @@ from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
 
-CONTRACT = 1
+CONTRACT = 2
 CARD = "assets.extra/tfrec.json"
 Requests = Sequence[tuple[str, Mapping[str, np.ndarray]]]
 
@@ -29,6 +29,25 @@ def versions(folder: Path) -> list[int]:
     if not folder.is_dir():
         return []
     return sorted(int(child.name) for child in folder.iterdir() if child.name.isdecimal() and child.is_dir())
+
+
+def read_card(path: Path) -> dict[str, Any]:
+    """What a version says about itself.
+
+    Raises:
+        ArtifactError: the card is absent or damaged.
+    """
+    try:
+        card: dict[str, Any] = json.loads((path / CARD).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ArtifactError("a version must have a card", str(path / CARD), "Export it again, or remove it") from error
+    return card
+
+
+def newest(folder: Path) -> Path | None:
+    """The newest published version below exports/<model>."""
+    published = versions(folder)
+    return folder / str(published[-1]) if published else None
 
 
 def export(
@@ -53,6 +72,25 @@ def export(
     Raises:
         ArtifactError: the version exists, or nothing can be written there.
     """
+
+    def write(beside: Path) -> None:
+        _write(parts, beside, card)
+        finish(beside)
+
+    return publish(folder, write, version)
+
+
+def publish(folder: Path, write: Callable[[Path], None], version: int | None = None) -> Path:
+    """Lets ``write`` fill a folder beside the versions, and renames it to one when it raises nothing.
+
+    Args:
+        folder: exports/<model>.
+        write: gets a path that does not exist.
+        version: its number; absent = the next one.
+
+    Raises:
+        ArtifactError: the version exists, or nothing can be written there.
+    """
     published = versions(folder)
     version = version if version is not None else (published[-1] + 1 if published else 1)
     target = folder / str(version)
@@ -61,8 +99,7 @@ def export(
     beside = folder / f".{version}.{os.getpid()}"  # TF Serving reads folders with numeric names only
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _write(parts, beside, card)
-        finish(beside)
+        write(beside)
         beside.rename(target)
     except (OSError, tf.errors.OpError) as error:
         raise ArtifactError(
@@ -92,9 +129,14 @@ def _write(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) ->
         "batched_requests": {"history": parts.history_length, "exclude": parts.history_length, "filler": ""},
         **card,
     }
-    path = folder / CARD
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(contents, indent=1, ensure_ascii=False), encoding="utf-8")
+    write_card(folder, contents)
+
+
+def write_card(path: Path, contents: Mapping[str, Any]) -> None:
+    """Writes the card into a version that is not published yet."""
+    file = path / CARD
+    file.parent.mkdir(exist_ok=True)
+    file.write_text(json.dumps(contents, indent=1, ensure_ascii=False), encoding="utf-8")
 
 
 def _add_defaults(path: Path, optional: Mapping[str, Mapping[str, Any]]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfrec.artifact.item_table import ItemTable
 from tfrec.artifact.requests import checked as _checked
 from tfrec.artifact.requests import known_first
 from tfrec.artifact.requests import last as _last
@@ -28,17 +29,19 @@ class Parts:
         text_vectors: float32 [N+1, t] unit vectors, or None without text.
         popularity: float32 [N+1], the scores for a user of whom nothing is known.
         stored_history: last items of each known user, oldest first: values [E], and offsets [U+2] of user indices.
-        user_index, item_index: strings -> int32 indices, 0 = unknown.
+        user_index: strings -> int32 indices, 0 = unknown.
         user_vector: (item vectors [B, L, d], mask bool [B, L], user index [B]) -> [B, d].
         knows_users: whether user_vector tells users without history apart.
         item_columns: raw columns that embed an item, with their types.
-        embed_item: (item index [B], raw columns) -> {"embedding": [B, d], "text_embedding": [B, t]}.
+        embed_item: (item index [B], raw columns) -> {"embedding": [B, d], "text_embedding": [B, t]}; an index
+            beyond N is an item that training did not know.
         embed_query: texts [B] -> [B, t], or None without text.
         variables: every variable that the functions above read.
         tables: every lookup table that they read.
         history_length: L, the last items that user_vector reads.
         drop_history: whether recommend leaves out what is in the history.
-        blend: (cosines [B, N+1], history [B, M]) -> scores [B, N+1]; None = the cosines.
+        blend: (cosines [B, M+1], history [B, H], text vectors [M+1, t] or None) -> scores [B, M+1], where M ≥ N as a
+            catalogue grows; None = the cosines.
         blend_history: the last items that the blend reads.
     """
 
@@ -48,7 +51,6 @@ class Parts:
     popularity: np.ndarray
     stored_history: tuple[np.ndarray, np.ndarray]
     user_index: Callable[[tf.Tensor], tf.Tensor]
-    item_index: Callable[[tf.Tensor], tf.Tensor]
     user_vector: Callable[[tf.Tensor, tf.Tensor, tf.Tensor], tf.Tensor]
     knows_users: bool
     item_columns: Mapping[str, tf.DType]
@@ -58,7 +60,7 @@ class Parts:
     tables: Sequence[Any]
     history_length: int
     drop_history: bool
-    blend: Callable[[tf.Tensor, tf.Tensor], tf.Tensor] | None = None
+    blend: Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor] | None = None
     blend_history: int = 1000
 
 
@@ -73,6 +75,10 @@ class Recommender(tf.Module):
         super().__init__(name="recommender")
         self.variables_, self.tables_ = list(parts.variables), list(parts.tables)
         self.item_ids = tf.Variable(["", *parts.item_ids], dtype=tf.string, shape=[None], trainable=False)
+        self.items = ItemTable(self.item_ids)
+        # A delisted item keeps its row, as histories refer to it, and is never returned.
+        available = np.arange(len(parts.item_ids) + 1) > 0
+        self.available = tf.Variable(available, dtype=tf.bool, shape=[None], trainable=False)
         self.item_vectors = _grows(parts.item_vectors)
         self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
         self.popularity = _grows(parts.popularity)
@@ -102,7 +108,7 @@ class Recommender(tf.Module):
         one_a_row = (tf.size(k) == 1) | ((tf.rank(k) == 1) & (tf.size(k) == rows))
         k = _checked(tf.reshape(k, [-1]), one_a_row, ["k must be one number, or one a request; got", k, "for", rows])
         k = tf.broadcast_to(k, [rows])
-        scores = _lower(tf.concat([tf.fill([rows, 1], LOWEST), scores[:, 1:]], axis=1), dropped)
+        scores = _lower(tf.where(self.available[None], scores, LOWEST), dropped)
         found, index = tf.math.top_k(scores, tf.minimum(widest, tf.shape(scores)[1]))
         missing = widest - tf.shape(found)[1]
         found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
@@ -142,7 +148,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         given, asked = tf.shape(history)[0], tf.shape(user_id)[0]
         rows = tf.where(asked == 1, given, asked)
         user = parts.user_index(_rows(user_id, rows, "user_id"))
-        seen = parts.item_index(_rows(history, rows, "history"))
+        seen = module.items.lookup(_rows(history, rows, "history"))
         empty = ~tf.reduce_any(seen > 0, axis=1, keepdims=True)
         return user, _compact(tf.concat([seen, tf.where(empty, module.stored_history(user), 0)], axis=1))
 
@@ -154,21 +160,21 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         known = tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
         liking = tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
         if parts.blend is not None:
-            liking = parts.blend(liking, seen[:, -parts.blend_history :])
+            liking = parts.blend(liking, seen[:, -parts.blend_history :], module.text_vectors)
         return tf.where(known[:, None], liking, module.popularity[None])
 
     @tf.function(input_signature=[strings, matrix, matrix, count])
     def recommend(user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         user, seen = read(user_id, history)
-        dropped = parts.item_index(_rows(exclude, tf.shape(user)[0], "exclude"))
+        dropped = module.items.lookup(_rows(exclude, tf.shape(user)[0], "exclude"))
         if parts.drop_history:
             dropped = tf.concat([dropped, seen], axis=1)
         return module.top(user_scores(user, seen), dropped, k)
 
     @tf.function(input_signature=[strings, matrix, count])
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        item = parts.item_index(item_id)
-        dropped = parts.item_index(_rows(exclude, tf.shape(item)[0], "exclude"))
+        item = module.items.lookup(item_id)
+        dropped = module.items.lookup(_rows(exclude, tf.shape(item)[0], "exclude"))
         vectors = tf.gather(module.item_vectors, item)
         scores = tf.matmul(vectors, module.item_vectors, transpose_b=True)
         scores = tf.where(item[:, None] > 0, scores, LOWEST)
@@ -177,9 +183,9 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     @tf.function(input_signature=[strings, matrix, matrix])
     def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         user, seen = read(user_id, history)
-        item = parts.item_index(_rows(item_ids, tf.shape(user)[0], "item_ids"))
+        item = module.items.lookup(_rows(item_ids, tf.shape(user)[0], "item_ids"))
         scores = tf.gather(user_scores(user, seen), item, batch_dims=1)
-        return {"scores": tf.where(item > 0, scores, LOWEST)}
+        return {"scores": tf.where(tf.gather(module.available, item), scores, LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -189,7 +195,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     def embed_item(item_id: tf.Tensor, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
         rows = tf.reduce_max([tf.shape(column)[0] for column in raw.values() or [item_id]])
         columns = {name: _rows(column, rows, name) for name, column in raw.items()}
-        return parts.embed_item(parts.item_index(_rows(item_id, rows, "item_id")), columns)
+        return parts.embed_item(module.items.lookup(_rows(item_id, rows, "item_id")), columns)
 
     columns = {name: tf.TensorSpec([None], dtype, name=name) for name, dtype in parts.item_columns.items()}
     item_spec = tf.TensorSpec([None], tf.string, name="item_id")
@@ -214,7 +220,7 @@ def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
 
     @tf.function(input_signature=[strings, matrix, tf.TensorSpec(None, tf.int32)])
     def search(query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        dropped = parts.item_index(_rows(exclude, tf.shape(query)[0], "exclude"))
+        dropped = module.items.lookup(_rows(exclude, tf.shape(query)[0], "exclude"))
         return module.top(tf.matmul(embed(query), text_vectors, transpose_b=True), dropped, k)
 
     @tf.function(input_signature=[strings])

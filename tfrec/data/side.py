@@ -65,7 +65,16 @@ def open_side(table: ir.Table | None, side: Side, problems: Problems) -> ir.Tabl
     files.require(table, side.columns(), f"the {side.what}")
     if "count" in table.columns:
         raise DataError(f"the {side.what} must not have a column 'count', which prepare adds", table.columns)
-    rows = checks.unique_rows(table, side.id, side.what, problems)
+    return every_row(checks.unique_rows(table, side.id, side.what, problems), side, problems)
+
+
+def every_row(rows: ir.Table, side: Side, problems: Problems) -> ir.Table:
+    """A side table with its columns as float64 or strings.
+
+    Raises:
+        DataError: it lacks a column.
+    """
+    files.require(rows, side.columns(), f"the {side.what}")
     names = [name for name in rows.columns if name not in (side.id, files.ORDER)]
     columns = {name: _shaped(rows[name], side) for name in names}
     _count_unreadable(rows, columns, side, problems)

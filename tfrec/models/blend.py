@@ -35,7 +35,8 @@ class Blend(keras.layers.Layer):
         neighbours: entries kept of each row of B and R.
         text_width: t.
 
-    Call: cosine float32 [B, N+1], history int32 [B, L], oldest first, 0 = padding -> float32 [B, N+1].
+    Call: cosine float32 [B, M+1], history int32 [B, L], oldest first, 0 = padding, optionally texts float32 [M+1, t]
+    in place of its own -> float32 [B, M+1]. Items N+1..M are new: they have no neighbours and a popularity of 0.
     """
 
     def __init__(
@@ -82,37 +83,47 @@ class Blend(keras.layers.Layer):
         if "popularity" in self.weight_of:
             self.popularity.assign(popularity)
 
-    def call(self, cosine: tf.Tensor, history: tf.Tensor) -> tf.Tensor:
-        history = _without_padding(history)
-        scores = {name: getattr(self, f"_{name}") for name in self.weight_of if name != "model"}
-        parts = [self.weight_of[name] * comparable(name, score(history)) for name, score in scores.items()]
+    def call(self, cosine: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None = None) -> tf.Tensor:
+        history, items = _without_padding(history), tf.shape(cosine)[1] - 1
+        parts = [
+            self.weight_of[name] * comparable(name, self._scores(name, history, items, texts))
+            for name in self.weight_of
+            if name != "model"
+        ]
         if "model" in self.weight_of:
             parts.append(self.weight_of["model"] * standardize(cosine))
         return tf.add_n([part + tf.zeros_like(cosine) for part in parts]) if parts else tf.zeros_like(cosine)
 
-    def _neighbours(self, history: tf.Tensor) -> tf.Tensor:
-        once = _last_occurrence(history, self.items)
-        return self._linear("neighbours", history, _recency(history, self.decays["neighbours"]) * once)
+    def _scores(self, name: str, history: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
+        """Scores of a component over items 1..``items``, [B or 1, items + 1]."""
+        if name == "popularity":
+            return _grown(self.popularity.value[None], items)
+        weights = _recency(history, self.decays[name])
+        if name in ("neighbours", "text"):
+            weights *= _last_occurrence(history, items)
+        if name == "text":
+            return self._text(history, weights, items, texts)
+        if name in LINEAR:
+            return self._linear(name, history, weights, items)
+        return _sum_by_item(history[..., None], weights[..., None], items)
 
-    def _transitions(self, history: tf.Tensor) -> tf.Tensor:
-        return self._linear("transitions", history, _recency(history, self.decays["transitions"]))
-
-    def _linear(self, name: str, history: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:
+    def _linear(self, name: str, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+        history, weights = self._trained(history, weights)
         ids = tf.gather(self.ids[name].value, history)  # [B, L, m]
         values = tf.gather(self.values[name].value, history) * weights[..., None]
-        return _sum_by_item(ids, values, self.items)
+        return _sum_by_item(ids, values, items)
 
-    def _text(self, history: tf.Tensor) -> tf.Tensor:
-        weights = _recency(history, self.decays["text"]) * _last_occurrence(history, self.items)
-        profile = tf.einsum("bl,blt->bt", weights, tf.gather(self.texts.value, history))
-        return tf.matmul(profile, self.texts.value, transpose_b=True)
+    def _text(self, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
+        if texts is None:
+            history, weights = self._trained(history, weights)
+            texts = self.texts.value
+        profile = tf.einsum("bl,blt->bt", weights, tf.gather(texts, history))
+        return _grown(tf.matmul(profile, texts, transpose_b=True), items)
 
-    def _popularity(self, history: tf.Tensor) -> tf.Tensor:
-        return self.popularity.value[None]
-
-    def _frequency(self, history: tf.Tensor) -> tf.Tensor:
-        weights = _recency(history, self.decays["frequency"])
-        return _sum_by_item(history[..., None], weights[..., None], self.items)
+    def _trained(self, history: tf.Tensor, weights: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """History and weights without items that are new."""
+        trained = history <= self.items
+        return tf.where(trained, history, 0), tf.where(trained, weights, 0.0)
 
     def get_config(self) -> dict[str, Any]:
         own = {
@@ -167,7 +178,12 @@ def _recency(history: tf.Tensor, decay: float) -> tf.Tensor:
     return tf.where(history > 0, tf.pow(decay, age)[None], 0.0)
 
 
-def _last_occurrence(history: tf.Tensor, items: int) -> tf.Tensor:
+def _grown(scores: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+    """Scores [B, N+1] with zeros for new items, [B, items + 1]."""
+    return tf.pad(scores, [[0, 0], [0, items + 1 - tf.shape(scores)[1]]])
+
+
+def _last_occurrence(history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     """1 where no later place holds the same item, else 0, float32 [B, L]."""
     rows = tf.shape(history)[0]
     column = tf.zeros_like(history) + tf.range(tf.shape(history)[1])[None]
@@ -176,7 +192,7 @@ def _last_occurrence(history: tf.Tensor, items: int) -> tf.Tensor:
     return tf.cast(tf.gather(last, place) == column, tf.float32)
 
 
-def _sum_by_item(ids: tf.Tensor, values: tf.Tensor, items: int) -> tf.Tensor:
+def _sum_by_item(ids: tf.Tensor, values: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     """Adds values [B, L, m] up by their item ids, float32 [B, N+1]; item 0 gets whatever is padding."""
     rows = tf.shape(ids)[0]
     place = ids + (tf.range(rows) * (items + 1))[:, None, None]

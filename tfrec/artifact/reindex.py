@@ -1,0 +1,201 @@
+"""Adds, changes and delists items of a published version without training code: its graph stays, its rows grow."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
+
+from tfrec.artifact import export as artifacts
+from tfrec.artifact import gate, verify
+from tfrec.artifact.golden import read_golden, write_golden
+from tfrec.artifact.variables import read_variables, write_variables
+from tfrec.errors import ArtifactError
+from tfrec.server.servable import Servable
+from tfrec.server.tensors import to_array
+
+BATCH = 64
+SAME = 1e-4  # of a unit vector: batches of another size round otherwise
+_VARIABLE = {"embedding": "item_vectors", "text_embedding": "text_vectors"}
+_GRAPH_ONLY = shutil.ignore_patterns("variables", "fingerprint.pb", "assets.extra")
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a new version says of each item.
+
+    Args:
+        ids: of the items table.
+        index: int32, the row of each.
+        delisted: rows that may not be returned any more.
+        catalogue: the artefact's variables with their new rows.
+        counts: added, changed, unchanged, delisted.
+    """
+
+    ids: np.ndarray
+    index: np.ndarray
+    delisted: np.ndarray
+    catalogue: dict[str, np.ndarray]
+    counts: dict[str, int]
+
+
+def reindex(
+    folder: Path,
+    items: Mapping[str, np.ndarray],
+    remove: Sequence[str],
+    bounds: Mapping[str, Any],
+    force: bool = False,
+) -> Path:
+    """Publishes the next version of exports/<model> with these items.
+
+    Args:
+        folder: exports/<model>.
+        items: "item_id" and the columns that embed_item takes, as it takes them: object arrays of bytes, float32.
+        remove: ids that are not returned any more.
+        bounds: "least_golden_overlap", and "tf_serving" to verify against.
+        force: publish although the golden answers differ by more.
+
+    Returns:
+        folder/<version>.
+
+    Raises:
+        ArtifactError: nothing to work on, an id that occurs twice or nowhere, a version that fails verification or the
+            gate; nothing is published then.
+    """
+    before = artifacts.newest(folder)
+    if before is None:
+        raise ArtifactError("reindex needs an exported version", str(folder), "Export first")
+    card = artifacts.read_card(before)
+    if card.get("contract") != artifacts.CONTRACT:
+        advice = "Export it again with this tfrec, or use the tfrec that wrote it"
+        raise ArtifactError(f"the contract of {before} must be {artifacts.CONTRACT}", card.get("contract"), advice)
+    golden = read_golden(before)
+    golden = golden[: len(golden) - card.get("reindexed", {}).get("requests", 0)]  # those of the export
+    changes = _changes(before, items, [id_.encode() for id_ in remove])
+
+    def write(beside: Path) -> None:
+        shutil.copytree(before, beside, ignore=_GRAPH_ONLY)
+        write_variables(before, beside, changes.catalogue)
+        requests = _new_requests(changes, items)
+        write_golden(beside, [*_asked(golden), *requests], card.get("model", "default"))
+        gone = changes.catalogue["item_ids"][~changes.catalogue["available"]].tolist()
+        answers = read_golden(beside)[: len(golden)]
+        verdict = gate.compare_answers(golden, answers, gone, bounds["least_golden_overlap"])
+        about = {"from": int(before.name), **changes.counts, "requests": len(requests), "table": _hash(items)}
+        artifacts.write_card(beside, _card(card, changes) | {"reindexed": about, "gate": gate.decide(verdict, force)})
+        report = verify.verify(beside, bounds["tf_serving"])
+        if not report.ok:
+            raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
+
+    return artifacts.publish(folder, write)
+
+
+def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes]) -> Changes:
+    catalogue = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
+    known = {id_: row for row, id_ in enumerate(catalogue["item_ids"].tolist())}
+    ids = items["item_id"]
+    _check_ids(ids.tolist(), remove, known)
+    old = len(known)
+    new = [id_ for id_ in ids.tolist() if id_ not in known]
+    index = np.array([known.get(id_, -1) for id_ in ids.tolist()], np.int32)
+    index[index < 0] = np.arange(old, old + len(new), dtype=np.int32)
+    grown = {name: _with_rows(rows, len(new)) for name, rows in catalogue.items()}
+    grown["item_ids"][old:] = new
+    delisted = np.unique(np.array([known[id_] for id_ in remove], np.int32))
+    vectors = _embedded(path, items) if len(ids) else {}
+    same = (index < old) & grown["available"][index]
+    for name, rows in vectors.items():
+        same &= np.all(np.abs(grown[name][index] - rows) <= SAME, axis=1)
+    for name, rows in vectors.items():
+        grown[name][index[~same]] = rows[~same]
+    counts = {"delisted": int(grown["available"][delisted].sum())}
+    grown["available"][index], grown["available"][delisted] = True, False
+    counts |= {"added": len(new), "changed": len(ids) - len(new) - int(same.sum()), "unchanged": int(same.sum())}
+    return Changes(ids, index, delisted, grown, counts)
+
+
+def _check_ids(ids: Sequence[bytes], remove: Sequence[bytes], known: Collection[bytes]) -> None:
+    if not ids and not remove:
+        raise ArtifactError("reindex needs items to add, change or remove", "an empty table")
+    seen: set[bytes] = set()
+    for id_ in ids:
+        if not id_:
+            raise ArtifactError("every item must have an item_id", "an empty one")
+        if id_ in seen:
+            raise ArtifactError("an item must occur once in the items", id_.decode(), "Keep one of its rows")
+        seen.add(id_)
+    for id_ in remove:
+        if id_ in seen:
+            raise ArtifactError("an item must not be both in the items and among the removed", id_.decode())
+        if not id_ or id_ not in known:
+            raise ArtifactError("an item that is removed must be in the artefact", id_.decode())
+
+
+def _with_rows(rows: np.ndarray, more: int) -> np.ndarray:
+    fill = b"" if rows.dtype == object else np.zeros((), rows.dtype)
+    return np.concatenate([rows, np.full((more, *rows.shape[1:]), fill, rows.dtype)])
+
+
+def _embedded(path: Path, items: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What the version's own embed_item says of every row, by the variable that holds it."""
+    servable = Servable(path)
+    try:
+        wanted = servable.signatures["embed_item"].inputs
+        if wanted.keys() == {"item_id"}:
+            advice = "Name features or a text in the settings, and train"
+            raise ArtifactError("an item must have text or features to be embedded", sorted(wanted), advice)
+        for name in wanted:
+            if name not in items:
+                raise ArtifactError(f"the items must have the column {name!r} that embed_item takes", sorted(items))
+        inputs = {name: items[name] for name in wanted}
+        rows = len(inputs["item_id"])
+        parts = [
+            servable.run("embed_item", {name: column[i : i + BATCH] for name, column in inputs.items()})
+            for i in range(0, rows, BATCH)
+        ]
+    finally:
+        servable.close()
+    return {_VARIABLE[name]: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def _asked(golden: Sequence[PredictLog]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """The requests of golden logs."""
+    return [
+        (log.request.model_spec.signature_name, {name: to_array(value) for name, value in log.request.inputs.items()})
+        for log in golden
+    ]
+
+
+def _new_requests(changes: Changes, items: Mapping[str, np.ndarray]) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """Requests that touch the first and the last item of the table, and those that are delisted."""
+    ends = [*changes.ids[:1], *changes.ids[-1:]]
+    gone = changes.catalogue["item_ids"][changes.delisted[:2]].tolist()
+    ids = np.array([*ends, *gone], object)
+    nothing, ten = np.empty((1, 0), object), np.array(gate.TOP, np.int32)
+    requests: list[tuple[str, dict[str, np.ndarray]]] = [
+        ("similar", {"item_id": ids, "exclude": nothing, "k": ten}),
+        ("recommend", {"user_id": np.array([b""], object), "history": ids[:, None], "exclude": nothing, "k": ten}),
+    ]
+    if ends:
+        columns = {name: column[[0, -1]] for name, column in items.items()}
+        requests.append(("embed_item", columns))
+    return requests
+
+
+def _card(card: Mapping[str, Any], changes: Changes) -> dict[str, Any]:
+    """The card of the version before, whose metrics are those of the model that stays, about the new catalogue."""
+    vectors, available = changes.catalogue["item_vectors"], changes.catalogue["available"]
+    return {**card, "items": int(available.sum()), "index": hashlib.sha256(vectors.tobytes()).hexdigest()}
+
+
+def _hash(items: Mapping[str, np.ndarray]) -> str:
+    table = hashlib.sha256()
+    for name in sorted(items):
+        table.update(repr((name, items[name].tolist())).encode())
+    return table.hexdigest()
