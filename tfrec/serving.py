@@ -75,8 +75,9 @@ class _Blend:
         # Whitened vectors, or those of an encoder that has learnt, are others than the blend's: it keeps its own, and
         # a new item has no text to it.
         self._blend = blend
-        reads = "text" in blend.weight_of and catalogue is not None
-        self._shares_texts = reads and np.array_equal(blend.texts, catalogue)
+        self._shares_texts = (
+            "text" in blend.weight_of and catalogue is not None and np.array_equal(blend.texts, catalogue)
+        )
 
     def variables(self) -> list[tf.Variable]:
         replaced = self._blend.texts if self._shares_texts else None
