@@ -62,8 +62,12 @@ def test_buckets_of_few_values_are_fewer_and_of_none_is_one() -> None:
     assert nothing.rows()["age"] == 2
 
 
+# TensorFlow takes subnormal numbers for 0.
+FLOATS = st.floats(width=32, allow_subnormal=False)
+
+
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.floats(width=32), min_size=1, max_size=20), st.lists(st.floats(width=32), max_size=8))
+@given(st.lists(FLOATS, min_size=1, max_size=20), st.lists(FLOATS, max_size=8))
 def test_buckets_count_the_boundaries_below(seen: list[float], asked: list[float]) -> None:
     preprocessor = fitted(users(numbers(*seen)))
     cuts = preprocessor.statistics.boundaries["age"]
