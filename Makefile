@@ -45,7 +45,7 @@ query: .venv/installed ## ask a running server (TARGET=localhost:8500/ml100k ASK
 	$(BIN)/tfrec query $(TARGET) $(ASK)
 
 test: .venv/tested ## quick tests, under 10 minutes on 2 cores
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/tested ## everything else: real weights, kills, older TensorFlow releases
 	$(BIN)/python -m pytest -q -m slow
@@ -57,7 +57,7 @@ check: .venv/tested ## format, lint, types, direction of imports
 	$(BIN)/lint-imports
 
 bench: .venv/installed ## one ratio a script, appended to benchmarks/results.json (use a quiet machine)
-	for script in train_two_tower optimizers train_memory encode_text evaluate; do \
+	for script in train_two_tower optimizers train_memory encode_text evaluate serve_overhead serve_throughput; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 
 bench-torch: .venv/installed .venv-peers/installed ## the ratio against PyTorch, which has an environment of its own
