@@ -49,6 +49,7 @@ test: .venv/tested ## quick tests, under 10 minutes on 2 cores
 
 test-slow: .venv/tested ## everything else: real weights, kills, older TensorFlow releases
 	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -n 2 -m "hypothesis and not slow" --hypothesis-profile random
 
 check: .venv/tested ## format, lint, types, direction of imports
 	$(BIN)/ruff format --check .

@@ -23,7 +23,8 @@ def by_definition(train: Ragged, baskets: np.ndarray, decay: float, ridge: float
         for first in firsts[1:]:
             source, target = np.zeros(ITEMS + 1), np.zeros(ITEMS + 1)
             for place in range(max(low, first - window), first):
-                source[values[place]] += decay ** (first - 1 - place)
+                weight = decay ** (first - 1 - place)
+                source[values[place]] += weight if weight >= 1e-3 else 0
             for place in range(first, high):
                 if baskets[place] != baskets[first]:
                     break
@@ -56,6 +57,13 @@ def test_weights_equal_the_definition(
     train, baskets = world
     got = Transitions(train, baskets, ITEMS, window).fit(decay, ridge)
     np.testing.assert_allclose(got, by_definition(train, baskets, decay, ridge, window), rtol=2e-3, atol=2e-3)
+
+
+def test_an_event_of_a_small_weight_is_left_out() -> None:
+    values = np.array([2, 1, 1, 1, 1, 1, 1, 1], np.int32)
+    train, baskets = (values, np.array([0, 0, 8])), np.array([0, 0, 0, 0, 1, 1, 1, 2])
+    got = Transitions(train, baskets, ITEMS, 7).fit(0.3, 0.1)
+    np.testing.assert_allclose(got, by_definition(train, baskets, 0.3, 0.1, 7), rtol=1e-4, atol=1e-5)
 
 
 def test_long_histories_are_summed_in_blocks() -> None:

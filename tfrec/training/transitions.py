@@ -10,7 +10,7 @@ import numpy as np
 
 from tfrec.evaluation.ragged import Ragged
 
-_NEGLIGIBLE = 1e-3  # weight of an event that is left out
+_NEGLIGIBLE = 1e-3
 _LEAST_EVENTS = 64  # of a user whose pairs are expanded at a time
 
 
@@ -20,7 +20,8 @@ class Transitions:
         R = argmin Σ_k ‖s_k R − t_k‖² + λ‖R‖² = (Σ s_kᵀ s_k + λI)⁻¹ Σ s_kᵀ t_k
 
     For each basket k of a user but the first, t_k holds its items and s_k = Σ γ^age(j) e_j the events j before it,
-    the newest of age 0. λ is a multiple of the mean of the diagonal of Σ sᵀs, so that one grid serves every table.
+    the newest of age 0, but for those of γ^age < 1e-3. λ is a multiple of the mean of the diagonal of Σ sᵀs, so that
+    one grid serves every table.
     Unlike EASE it knows order and repetition. Source: Choi et al. 2021 (SLIST), arXiv 2103.16104, with the past
     summed up by recency in place of one item.
 
