@@ -95,28 +95,48 @@ class Recommender(tf.Module):
         return tf.where(place >= start[:, None], items, 0)
 
     def top(self, scores: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The best k items of each row, padded with "" and the lowest float32.
+        """The best k items of each row as they are answered.
 
         Args:
             scores: float32 [B, N+1].
             dropped: int32 [B, M] items that may not be returned; 0 is none.
             k: int32 scalar or [B].
         """
-        rows = tf.shape(scores)[0]
+        return self.answer(*self.best(scores, dropped, tf.maximum(tf.reduce_max(k), 0)), k)
+
+    def best(self, scores: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores and items [B, ≤ count], the best first; what may not be returned has the lowest float32.
+
+        Args:
+            scores: float32 [B, N+1].
+            dropped: int32 [B, M] items that may not be returned; 0 is none.
+            count: int32 scalar.
+        """
+        scores = _lower(tf.where(self.available[None], scores, LOWEST), dropped)
+        found, items = tf.math.top_k(scores, tf.minimum(count, tf.shape(scores)[1]))
+        return found, items
+
+    def answer(self, found: tf.Tensor, items: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The first k items of each row by id, padded with "" and the lowest float32.
+
+        Args:
+            found: float32 [B, C] scores, the best first; the lowest float32 is none.
+            items: int32 [B, C].
+            k: int32 scalar or [B].
+        """
+        rows = tf.shape(found)[0]
         tf.debugging.assert_positive(k, message="k must be at least 1")
         widest = tf.maximum(tf.reduce_max(k), 0)
         one_a_row = (tf.size(k) == 1) | ((tf.rank(k) == 1) & (tf.size(k) == rows))
         k = _checked(tf.reshape(k, [-1]), one_a_row, ["k must be one number, or one a request; got", k, "for", rows])
         k = tf.broadcast_to(k, [rows])
-        scores = _lower(tf.where(self.available[None], scores, LOWEST), dropped)
-        found, index = tf.math.top_k(scores, tf.minimum(widest, tf.shape(scores)[1]))
+        found, items = found[:, :widest], items[:, :widest]
         missing = widest - tf.shape(found)[1]
         found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
-        index = tf.pad(index, [[0, 0], [0, missing]])
-        asked = tf.range(widest)[None] < k[:, None]
-        kept = asked & (found > LOWEST)
+        items = tf.pad(items, [[0, 0], [0, missing]])
+        kept = (tf.range(widest)[None] < k[:, None]) & (found > LOWEST)
         return {
-            "item_ids": tf.gather(self.item_ids, tf.where(kept, index, 0)),
+            "item_ids": tf.gather(self.item_ids, tf.where(kept, items, 0)),
             "scores": tf.where(kept, found, LOWEST),
         }
 
