@@ -30,6 +30,7 @@ FIELDS = (
 SIZES = Sizes(FIELDS, ("item", "tags"), KINDS, LENGTH)
 SMALL: dict[str, Any] = {"embedding": 4, "hidden": (8, 6), "dropout": 0.3, "attention": (6,), "history": True}
 BINARY, MONEY = Task(name="like", positive=4.0), Task(name="money", column="paid", kind="value")
+STAY = Task(name="stay", column="weeks", kind="survival", observed="left", periods=4, horizon=2)
 
 
 def make(kind: str, seed: int = 0, **settings: Any) -> Ranker:
@@ -72,6 +73,7 @@ def labels(model: Ranker, rows: int) -> np.ndarray:
         "binary": lambda: random.integers(0, 2, rows),
         "number": lambda: random.normal(size=rows),
         "value": lambda: random.integers(0, 2, rows) * random.lognormal(size=rows),
+        "survival": lambda: random.integers(0, 4, rows) + random.integers(0, 2, rows) / 2,
     }
     return np.stack([made[task.kind]() for task in model.settings.tasks], axis=1).astype(np.float32)
 
@@ -92,7 +94,8 @@ def gives_one_logit_a_row(model: Ranker) -> None:
         logits = model(batch(rows))
         assert list(logits) == [task.name for task in model.settings.tasks]
         for task in model.settings.tasks:
-            assert logits[task.name].shape == ((rows, 3) if task.kind == "value" else (rows,))
+            several = {"value": (3,), "survival": (task.periods,)}
+            assert logits[task.name].shape == (rows, *several.get(task.kind, ()))
             assert logits[task.name].dtype == tf.float32
         assert all(value.shape == (rows,) for value in model.predictions(logits).values())
 

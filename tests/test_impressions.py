@@ -83,6 +83,38 @@ def test_labels_by_hand() -> None:
     np.testing.assert_array_equal(got, expected)
 
 
+STAY = Task(name="stay", column="days", kind="survival", observed="left", period=7.0, periods=3, horizon=2)
+
+
+def test_labels_of_survival_by_hand() -> None:
+    days = np.array([0, 6.9, 7, 13, 14, 20.9, 21, 99, np.nan, 3])
+    left = np.array([1, 0, 1, 0, 0, 1, 1, 0, 1, np.nan])
+    got = make_labels({"days": days, "left": left}, [STAY])[:, 0]
+    # Seen to leave in week 0, 1 and 2; lost from sight after 0, 1 and 2 whole weeks; stayed all three.
+    np.testing.assert_array_equal(got, [0, 0.5, 1, 1.5, 2.5, 2, 3.5, 3.5, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "message"),
+    [
+        ([-1.0], [1.0], "times of task stay must not be negative; got -1.0"),
+        ([np.inf], [1.0], "labels of task stay must be finite"),
+        ([1.0], [2.0], "left of task stay must be 0 or 1; got 2.0"),
+    ],
+)
+def test_spells_that_break_a_rule_are_refused(days: list[float], left: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_labels({"days": np.array(days), "left": np.array(left)}, [STAY])
+
+
+def test_survival_in_which_nobody_is_seen_to_leave_is_refused() -> None:
+    check_classes(np.array([[0.0], [1.5]]), [STAY], "train")
+    with pytest.raises(
+        DataError, match=r"task stay needs leavings and stays in train; got \{'leavings': 0, 'stays': 2"
+    ):
+        check_classes(np.array([[1.5], [2.5], [0.5]]), [STAY], "train")
+
+
 @pytest.mark.parametrize(
     ("column", "task", "message"),
     [

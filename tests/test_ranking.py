@@ -10,16 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import tables
+import tensorflow as tf
 from conftest import Shop
 from saved_models import strings
 
-from tfrec import cli, pipeline, ranking
+from tfrec import cli, pipeline, rank_serving, ranking
+from tfrec.artifact import ranker
 from tfrec.config import Config, validate
 from tfrec.errors import ConfigError, DataError
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
 
 ROWS = 16  # of each user
+STAY = {"name": "stay", "column": "weeks", "kind": "survival", "observed": "left", "periods": 4, "horizon": 2}
 
 
 def impressions(seed: int = 0) -> list[dict[str, Any]]:
@@ -40,6 +43,8 @@ def impressions(seed: int = 0) -> list[dict[str, Any]]:
                         "bought": float(own and place % 2),
                         "paid": float(random.lognormal()) if own else 0.0,
                         "place": f"{time % 3}",
+                        "weeks": float(3 * (tables.block(items[place]) == "tool") + random.integers(2)),
+                        "left": float(place % 3 > 0),
                     }
                 )
     return rows
@@ -244,6 +249,22 @@ def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], t
     assert wanted <= report["test"].keys()
     for task in config.ranker.tasks[1:]:
         assert np.isfinite(list(report["test"][task.name].values())).all()
+
+
+def test_survival_is_learned_and_served_as_the_chance_to_stay(tmp_path: Path) -> None:
+    config = configured(
+        tmp_path,
+        ranker={"tasks": [STAY], "monitor": "concordance"},
+        evaluate={"bootstrap": 0, "k": [3]},
+    )
+    run = pipeline.train(config, lambda line: None)
+    report = pipeline.evaluate(config, lambda line: None)
+    assert report["test"]["concordance"] > 0.7 and report["test"]["auc"] > 0.97
+    parts = rank_serving.make_parts(run)
+    request = {name: tf.constant(value) for name, value in ranker.defaults(parts).items()}
+    request |= {"user_id": tf.constant(["tool-user-1"]), "item_ids": tf.constant([["tool-1", "fruit-1"]])}
+    served = ranker.build(parts)[1]["rank"](**request)["stay"].numpy()[0]
+    assert 1 > served[0] > 0.8 and 0 < served[1] < 0.3  # tools keep people
 
 
 def test_negatives_come_from_what_retrieval_gives(shop: Shop, tmp_path: Path) -> None:

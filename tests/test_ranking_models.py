@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contracts import BINARY, MONEY, batch, make, ranker_contract
+from contracts import BINARY, MONEY, STAY, batch, make, ranker_contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from tfrec.models.ranking.fm import pairwise
 from tfrec.models.ranking.mmoe import Mixture
 from tfrec.models.ranking.ranker import BODIES
 from tfrec.ranker_config import Task
+from tfrec.training.ranking import task_loss
 
 TWO = (Task(name="click", column="click"), Task(name="buy", column="buy"))
 
@@ -33,7 +34,7 @@ def test_a_body_keeps_the_contract(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["shared", "mmoe", "ple", "esmm"])
 def test_a_head_keeps_the_contract(head: str, tmp_path: Path) -> None:
-    tasks = TWO if head == "esmm" else (BINARY, MONEY, Task(name="stars", kind="number"))
+    tasks = TWO if head == "esmm" else (BINARY, MONEY, STAY, Task(name="stars", kind="number"))
     ranker_contract(tmp_path, "wide_deep", tasks=tasks, head=head, tower=(5,), experts=2, expert_units=4)
 
 
@@ -72,6 +73,22 @@ def test_a_position_is_learned_and_left_out_of_scores(tmp_path: Path) -> None:
     inputs = {**batch(4), "place": np.array([[0], [1], [2], [3]], np.int32)}
     plain, biased = model(inputs)["like"], model(inputs, training=True)["like"]
     np.testing.assert_allclose(biased - plain, [0, 1, 2, 3], atol=1e-6)  # an unknown place has no bias
+
+
+def test_a_linear_term_shifts_every_hazard_and_the_chance_of_money_alone() -> None:
+    model = make("wide_deep", tasks=(STAY, MONEY), crosses=())
+    before = model(batch(2))
+    model.body.linear.bias.assign(2.0)
+    after = model(batch(2))
+    np.testing.assert_allclose(after["stay"] - before["stay"], np.full((2, 4), 2.0), rtol=1e-5)
+    np.testing.assert_allclose(after["money"] - before["money"], [[2, 0, 0]] * 2, atol=1e-6)
+
+
+def test_the_loss_of_survival_reads_spells_from_its_label() -> None:
+    hazards = tf.zeros((5, 4))  # a half in every period
+    halves = task_loss(STAY, hazards, tf.constant([0.0, 0.5, 1.0, 2.5, np.nan])) / np.log(2)
+    np.testing.assert_allclose(halves, [1, 0, 2, 2, 0], rtol=1e-6)
+    assert task_loss(STAY, tf.zeros((2, 3, 4)), tf.zeros((2, 3))).shape == (2,)
 
 
 # Formulas

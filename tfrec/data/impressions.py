@@ -30,7 +30,8 @@ class Impressions:
 
     Args:
         columns: "user" and "item" int32 [R] and context features [R, …].
-        labels: float32 [R, T]; NaN = the row says nothing of this task.
+        labels: float32 [R, T]; NaN = the row says nothing of this task. Of survival: how many periods somebody stayed,
+            and ½ more where leaving was not seen.
         weights: float32 [R].
         history: of all rows.
         start, end: int64 [R]; a row may look back on history[start:end].
@@ -59,16 +60,37 @@ def make_labels(events: Mapping[str, np.ndarray], tasks: Sequence[Task]) -> np.n
     Raises:
         DataError: a column does not hold what its task reads.
     """
-    return np.stack([_label(events[task.column], task) for task in tasks], axis=1)
+    return np.stack([_survival(events, task) if task.observed else _label(events, task) for task in tasks], axis=1)
 
 
-def _label(column: np.ndarray, task: Task) -> np.ndarray:
+def _numbers(events: Mapping[str, np.ndarray], name: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64, and what of it is not NaN."""
+    column = events[name]
     if column.dtype.kind not in "iufb":
-        raise DataError(f"task {task.name} reads numbers; {task.column} does not hold any", str(column[:1].tolist()))
+        raise DataError(f"task {task.name} reads numbers; {name} does not hold any", str(column[:1].tolist()))
     values = column.astype(np.float64)
     given = values[~np.isnan(values)]
     if np.isinf(given).any():
         raise DataError(f"labels of task {task.name} must be finite", float(given[np.isinf(given)][0]))
+    return values, given
+
+
+def _survival(events: Mapping[str, np.ndarray], task: Task) -> np.ndarray:
+    assert task.observed
+    times, given = _numbers(events, task.column, task)
+    if np.any(given < 0):
+        raise DataError(f"times of task {task.name} must not be negative", float(given[given < 0][0]))
+    observed, given = _numbers(events, task.observed, task)
+    wrong = given[~np.isin(given, (0, 1))]
+    if len(wrong):
+        raise DataError(f"{task.observed} of task {task.name} must be 0 or 1", float(wrong[0]))
+    stayed = np.floor(times / task.period)
+    labels = np.where(stayed >= task.periods, task.periods + 0.5, stayed + (1 - observed) / 2)
+    return np.where(np.isnan(observed), np.nan, labels).astype(np.float32)
+
+
+def _label(events: Mapping[str, np.ndarray], task: Task) -> np.ndarray:
+    values, given = _numbers(events, task.column, task)
     if task.positive is not None:
         return np.where(np.isnan(values), np.nan, values >= task.positive).astype(np.float32)
     wrong = given[~np.isin(given, (0, 1))] if task.kind == "binary" else given[given < 0]
@@ -81,16 +103,23 @@ def _label(column: np.ndarray, task: Task) -> np.ndarray:
 
 
 def check_classes(labels: np.ndarray, tasks: Sequence[Task], where: str) -> None:
-    """Refuses a binary task without positives or without negatives.
+    """Refuses a binary task without positives or negatives, and survival in which nobody is seen to leave or to stay.
 
     Raises:
         DataError: it has one class only.
     """
     for task, column in zip(tasks, labels.T, strict=True):
         given = column[~np.isnan(column)]
-        if task.kind == "binary" and not (np.any(given == 0) and np.any(given == 1)):
-            counts = {"positives": int(np.sum(given == 1)), "negatives": int(np.sum(given == 0))}
-            raise DataError(f"task {task.name} needs positives and negatives in {where}", counts)
+        if task.kind == "binary":
+            _need_both(task, where, positives=given == 1, negatives=given == 0)
+        if task.kind == "survival":
+            _need_both(task, where, leavings=given == np.floor(given), stays=given >= 1)
+
+
+def _need_both(task: Task, where: str, **rows: np.ndarray) -> None:
+    if not all(part.any() for part in rows.values()):
+        counts = {name: int(part.sum()) for name, part in rows.items()}
+        raise DataError(f"task {task.name} needs {' and '.join(rows)} in {where}", counts)
 
 
 def event_names(column: np.ndarray) -> np.ndarray:

@@ -145,7 +145,9 @@ def objective(model: Ranker) -> Objective:
 
 
 def task_loss(task: Task, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Loss of one task, float32 [B], from logits [B], [B, N] or with a last axis of 3, and labels [B] or [B, N]."""
+    """Loss of one task, float32 [B], from its logits [B] or [B, N], with one more axis where it has several numbers,
+    and labels [B] or [B, N].
+    """
     given = tf.math.is_finite(labels)
     labels = tf.where(given, labels, 0.0)
     if task.loss == "bpr":
@@ -154,6 +156,11 @@ def task_loss(task: Task, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return ranking_losses.listwise(logits, labels)
     if task.kind == "value":
         losses = ranking_losses.ziln(logits, labels)
+    elif task.kind == "survival":
+        stayed = tf.floor(labels)
+        observed = tf.equal(labels, stayed)
+        period = tf.cast(stayed, tf.int32) - tf.cast(~observed, tf.int32)
+        losses = ranking_losses.survival(logits, period, observed)
     elif task.kind == "number":
         losses = ranking_losses.mse(logits, labels)
     elif task.loss == "focal":
@@ -207,14 +214,20 @@ def measure(tasks: Sequence[Task], scored: Scored, k: Sequence[int] = ()) -> dic
     for i, task in enumerate(tasks):
         given = np.isfinite(scored.labels[:, i])
         labels, predictions, groups = scored.labels[given, i], scored.predictions[given, i], scored.groups[given]
-        if task.kind == "binary":
-            out[task.name] = ranking_metrics.summarize_binary(labels, predictions, groups)
-        else:
-            out[task.name] = ranking_metrics.summarize_value(labels, predictions)
-        if task.kind != "number" and np.any(labels > 0):
+        out[task.name] = _summary(task, labels, predictions, groups)
+        if task.kind in ("binary", "value") and np.any(labels > 0):
             gains = {f"ndcg@{n}": ranking_metrics.ndcg(labels, predictions, groups, n) for n in k}
             out[task.name] |= {name: float(values.mean()) for name, values in gains.items()}
     return out
+
+
+def _summary(task: Task, labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    if task.kind == "binary":
+        return ranking_metrics.summarize_binary(labels, predictions, groups)
+    if task.kind == "survival":
+        stayed = np.floor(labels)
+        return ranking_metrics.summarize_survival(stayed, labels == stayed, predictions, groups, task.horizon)
+    return ranking_metrics.summarize_value(labels, predictions)
 
 
 def _validation(config: Config, data: RankingData, model: Ranker) -> Callable[[], dict[str, float]]:

@@ -15,9 +15,10 @@ from tfrec.models.ranking.fields import Inputs
 from tfrec.models.ranking.heads import SharedBottom
 from tfrec.models.ranking.mmoe import MMoE
 from tfrec.models.ranking.ple import PLE
-from tfrec.models.ranking_losses import ziln_mean
+from tfrec.models.ranking_losses import retention, ziln_mean
 from tfrec.models.two_tower import Table
 from tfrec.ranker_config import Ranker as Settings
+from tfrec.ranker_config import Task
 
 BODIES: dict[str, type[Body]] = {
     "logistic": logistic.Logistic,
@@ -29,7 +30,6 @@ BODIES: dict[str, type[Body]] = {
     "din": din.DIN,
     "transformer": transformer.Transformer,
 }
-OUTPUTS = {"binary": 1, "number": 1, "value": 3}
 
 
 @keras.saving.register_keras_serializable("tfrec")
@@ -46,7 +46,7 @@ class Ranker(keras.Model):
 
     Call: {"user": int32 [B], "item": int32 [B, N] or [B], "history": int32 [B, L], oldest first, 0 = padding,
     "history_event": int32 [B, L], context features [B, …]}, as far as the sizes ask for them
-    -> {task: float32 [B, N], or [B, N, 3] for a value}, or [B] and [B, 3].
+    -> {task: float32 [B, N], or [B, N, 3] for a value and [B, N, P] for survival over P periods}, or without N.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Ranker(keras.Model):
         s = self.settings
         if self.kind in ("logistic", "fm"):
             return None
-        outputs = [OUTPUTS[task.kind] for task in s.tasks]
+        outputs = [task.outputs for task in s.tasks]
         makers = {"shared": SharedBottom, "esmm": SharedBottom, "mmoe": MMoE, "ple": PLE}
         experts = {"experts": s.experts, "expert_units": s.expert_units} if s.head in ("mmoe", "ple") else {}
         return makers[s.head](outputs, s.tower, s.dropout, name="head", **experts, **policy)
@@ -105,19 +105,18 @@ class Ranker(keras.Model):
         return out
 
     def score(self, inputs: Inputs, training: bool = False) -> dict[str, Any]:
-        """Logits of every task from gathered inputs, {task: float32 [B, N] or [B, N, 3]}."""
+        """Logits of every task from gathered inputs, {task: float32 [B, N], [B, N, 3] or [B, N, P]}."""
         parts = self.body(inputs, training=training)
         logits = parts["logit"][..., None] if self.head is None else self.head(parts["vector"], training=training)
         logits = ops.cast(logits, "float32")
         out, place = {}, 0
         for task in self.settings.tasks:
-            width = OUTPUTS[task.kind]
-            one = logits[..., place : place + width]
+            one = logits[..., place : place + task.outputs]
             if self.head is not None and "logit" in parts:
-                one = _add_to_first(one, ops.cast(parts["logit"], "float32"))
+                one = _shifted(task, one, ops.cast(parts["logit"], "float32"))
             if self.position is not None and training:
-                one = _add_to_first(one, self._position_bias(inputs))
-            out[task.name], place = (one[..., 0] if width == 1 else one), place + width
+                one = _shifted(task, one, self._position_bias(inputs))
+            out[task.name], place = (one if task.kind in ("value", "survival") else one[..., 0]), place + task.outputs
         if self.settings.head == "esmm":
             return dict(zip(out, entire_space(*out.values()), strict=True))
         return out
@@ -135,9 +134,8 @@ class Ranker(keras.Model):
         return {name: value[:, 0] for name, value in logits.items()} if single else logits
 
     def predictions(self, logits: Mapping[str, Any]) -> dict[str, Any]:
-        """What logits mean: a probability, a number, or expected money, {task: float32 [B, N] or [B]}."""
-        meaning = {"binary": ops.sigmoid, "number": lambda x: x, "value": ziln_mean}
-        return {task.name: meaning[task.kind](logits[task.name]) for task in self.settings.tasks}
+        """What logits mean: a probability, a number, money or retention, {task: float32 [B, N] or [B]}."""
+        return {task.name: _meaning(task, logits[task.name]) for task in self.settings.tasks}
 
     def count_trainable(self) -> int:
         """Trainable numbers, without the stored features."""
@@ -160,6 +158,16 @@ def vector_width(body: Body) -> int:
     return s.hidden[-1] + (body.vectors.width * s.embedding if isinstance(body, dcn.DCN) else 0)
 
 
-def _add_to_first(logits: Any, term: Any) -> Any:
-    """Adds [B, N] (or [B, 1]) to the first of the last axis of [B, N, w]."""
+def _meaning(task: Task, logits: Any) -> Any:
+    if task.kind == "value":
+        return ziln_mean(logits)
+    if task.kind == "survival":
+        return retention(logits, task.horizon)
+    return ops.sigmoid(logits) if task.kind == "binary" else logits
+
+
+def _shifted(task: Task, logits: Any, term: Any) -> Any:
+    """Adds [B, N] (or [B, 1]) to every hazard, or to the first of the other tasks' numbers, of [B, N, w]."""
+    if task.kind == "survival":
+        return logits + term[..., None]
     return ops.concatenate([logits[..., :1] + term[..., None], logits[..., 1:]], axis=-1)
