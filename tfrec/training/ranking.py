@@ -24,6 +24,7 @@ from tfrec.ranker_config import Task
 from tfrec.training.candidates import Batch
 from tfrec.training.fitting import Fitted, choose_and_refit, train_once
 from tfrec.training.objectives import Objective
+from tfrec.training.starts import start
 
 _SCORED_AT_ONCE = 1024
 
@@ -103,7 +104,7 @@ def _train(
     return train_once(
         config,
         batches,
-        lambda: build(config, data),
+        lambda: build(config, data, rows.labels),
         objective,
         lambda model: _validation(config, data, model) if splits == (0,) else dict,
         epochs,
@@ -112,8 +113,8 @@ def _train(
     )
 
 
-def build(config: Config, data: RankingData) -> Ranker:
-    """A fresh ranker with its tables filled."""
+def build(config: Config, data: RankingData, labels: np.ndarray) -> Ranker:
+    """A fresh ranker with its tables filled, whose outputs start where the training labels [R, T] are."""
     shapes = [
         {name: (column.shape, column.dtype.name) for name, column in columns.items()}
         for columns in (data.user_columns, data.item_columns)
@@ -122,6 +123,8 @@ def build(config: Config, data: RankingData) -> Ranker:
     model.build()
     model.user_table.fill(data.user_columns)
     model.item_table.fill(data.item_columns)
+    starts = {task.name: start(task, own) for task, own in zip(config.ranker.tasks, labels.T, strict=True)}
+    model.start_at({name: values for name, values in starts.items() if values is not None})
     return model
 
 

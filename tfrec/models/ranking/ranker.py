@@ -95,6 +95,13 @@ class Ranker(keras.Model):
             )
         self.built = True
 
+    def start_at(self, outputs: Mapping[str, Any]) -> None:
+        """Sets the biases of a built ranker's last layers, {task: its numbers}; other tasks keep theirs."""
+        for place, task in enumerate(self.settings.tasks):
+            if task.name in outputs:
+                last = self.body.linear if self.head is None else self.head.towers.last[place]
+                last.bias.assign(ops.reshape(outputs[task.name], last.bias.shape))
+
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
         """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
         out = {**inputs, **self.user_table(inputs["user"]), **self.item_table(inputs["item"])}
