@@ -95,7 +95,8 @@ def gives_one_logit_a_row(model: Ranker) -> None:
         assert list(logits) == [task.name for task in model.settings.tasks]
         for task in model.settings.tasks:
             several = {"value": (3,), "survival": (task.periods,)}
-            assert logits[task.name].shape == (rows, *several.get(task.kind, ()))
+            members = (model.settings.members,) if model.settings.members > 1 else ()
+            assert logits[task.name].shape == (rows, *several.get(task.kind, ()), *members)
             assert logits[task.name].dtype == tf.float32
         assert all(value.shape == (rows,) for value in model.predictions(logits).values())
 

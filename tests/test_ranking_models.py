@@ -21,7 +21,7 @@ from tfrec.models.ranking.fm import pairwise
 from tfrec.models.ranking.mmoe import Mixture
 from tfrec.models.ranking.ranker import BODIES
 from tfrec.ranker_config import Task
-from tfrec.training.ranking import task_loss
+from tfrec.training.ranking import objective, task_loss
 
 TWO = (Task(name="click", column="click"), Task(name="buy", column="buy"))
 
@@ -73,6 +73,29 @@ def test_a_position_is_learned_and_left_out_of_scores(tmp_path: Path) -> None:
     inputs = {**batch(4), "place": np.array([[0], [1], [2], [3]], np.int32)}
     plain, biased = model(inputs)["like"], model(inputs, training=True)["like"]
     np.testing.assert_allclose(biased - plain, [0, 1, 2, 3], atol=1e-6)  # an unknown place has no bias
+
+
+def test_members_keep_the_contract(tmp_path: Path) -> None:
+    ranker_contract(tmp_path, "deepfm", tasks=(BINARY, MONEY, STAY), members=3, crosses=())
+
+
+def test_members_learn_from_their_own_losses_and_speak_with_one_voice() -> None:
+    tasks = (BINARY, MONEY)
+    model = make("wide_deep", tasks=tasks, members=2, dropout=0.0, weighting="uncertainty")
+    inputs = {**batch(6), "label": contracts.labels(model, 6), "weight": np.ones(6, np.float32)}
+    logits = model(batch(6))
+    whole = model.predictions(logits)
+    alone = [make("wide_deep", tasks=tasks).predictions({n: x[..., i] for n, x in logits.items()}) for i in range(2)]
+    for name, values in whole.items():
+        assert not np.allclose(alone[0][name], alone[1][name])
+        np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-6)
+    losses = [
+        task_loss(task, logits[task.name][..., i], inputs["label"][:, place])
+        for place, task in enumerate(tasks)
+        for i in range(2)
+    ]
+    total, weight = objective(model)({name: tf.constant(x) for name, x in inputs.items()})
+    assert float(total) == pytest.approx(float(tf.reduce_sum(losses)) / 2, rel=1e-5) and float(weight) == 6
 
 
 def test_a_linear_term_shifts_every_hazard_and_the_chance_of_money_alone() -> None:

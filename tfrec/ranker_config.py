@@ -79,6 +79,9 @@ class Ranker(Section):
     embedding_dropout: float = Field(default=0.0, ge=0, lt=1)
     user_id: bool = Field(default=True, description="an embedding row per user")
     item_id: bool = Field(default=True, description="an embedding row per item")
+    members: int = Field(
+        default=1, ge=1, le=32, description="networks that learn side by side, whose predictions are averaged"
+    )
     hidden: tuple[Units, ...] = Field(default=(128, 64), min_length=1, description="widths of the hidden layers")
     dropout: float = Field(default=0.2, ge=0, lt=1, description="after hidden layers")
     crosses: tuple[tuple[Column, Column], ...] = Field(

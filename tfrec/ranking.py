@@ -198,7 +198,7 @@ def baseline(run: Run) -> Run:
     config = run.config
     task = config.ranker.tasks[0]
     task = task.model_copy(update={} if task.loss not in ("bpr", "listwise") else {"loss": "bce"})
-    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": ()}
+    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": (), "members": 1}
     updated = {
         "model": config.model.model_copy(update={"kind": BASELINE}),
         "ranker": config.ranker.model_copy(update=changes),

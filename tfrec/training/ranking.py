@@ -136,8 +136,11 @@ def objective(model: Ranker) -> Objective:
     def rows_loss(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         inputs = {name: value for name, value in batch.items() if name not in ("label", "weight")}
         logits = model(inputs, training=True)
-        losses = [task_loss(task, logits[task.name], batch["label"][..., i]) for i, task in enumerate(tasks)]
-        each = weights * tf.stack(losses, axis=-1)  # [B, T]
+        losses = [
+            [task_loss(task, own, batch["label"][..., i]) for own in model.of_members(logits[task.name])]
+            for i, task in enumerate(tasks)
+        ]
+        each = weights * tf.reduce_mean(tf.stack(losses, axis=-1), axis=0)  # [B, T]
         if model.settings.weighting == "uncertainty":
             total = ranking_losses.uncertainty_weighted(each, model.log_variances.value)
         else:

@@ -15,8 +15,8 @@ def start(task: Task, labels: np.ndarray) -> np.ndarray | None:
         number: the mean     value: (logit of the share that paid, mean of log v, σ of log v before its softplus)
         survival: the logit of (leavings in a period + ½) / (rows at risk in it + 1)
 
-    Money has a scale. A network that has to reach it from 0 does so along its inputs, and then promises fortunes to rows
-    unlike those that paid.
+    Money has a scale. A network that has to reach it from 0 does so along its inputs, and then promises fortunes to
+    rows unlike those that paid.
 
     Args:
         task: whose labels.

@@ -36,7 +36,9 @@ BODIES: dict[str, type[Body]] = {
 class Ranker(keras.Model):
     """Logits of every task for N candidates of each user.
 
-    Candidates of one request do not see one another, so N at a time equal one at a time.
+    Candidates of one request do not see one another, so N at a time equal one at a time. With ``settings.members`` of M
+    there are M bodies and heads over the same rows, and their predictions are averaged, as in Lakshminarayanan et al.
+    2017, arXiv 1612.01474.
 
     Args:
         kind: of the body.
@@ -46,7 +48,8 @@ class Ranker(keras.Model):
 
     Call: {"user": int32 [B], "item": int32 [B, N] or [B], "history": int32 [B, L], oldest first, 0 = padding,
     "history_event": int32 [B, L], context features [B, …]}, as far as the sizes ask for them
-    -> {task: float32 [B, N], or [B, N, 3] for a value and [B, N, P] for survival over P periods}, or without N.
+    -> {task: float32 [B, N], or [B, N, 3] for a value and [B, N, P] for survival over P periods}, or without N; with a
+    last axis of M where M > 1.
     """
 
     def __init__(
@@ -66,27 +69,39 @@ class Ranker(keras.Model):
         self.user_table = Table(user_columns or {}, name="user_table")
         self.item_table = Table(item_columns or {}, name="item_table")
         self.body = BODIES[kind](self.sizes, self.settings, name="body", **policy)
-        self.head = self._make_head(policy)
+        self.head = self._make_head("head", policy)
+        more = range(1, self.settings.members)
+        self.more_bodies: list[Body] = [
+            BODIES[kind](self.sizes, self.settings, name=f"body_{member}", **policy) for member in more
+        ]
+        self.more_heads: list[Any] = [self._make_head(f"head_{member}", policy) for member in more]
         self.position: Any = None
         self.log_variances: Any = None
         if self.sizes.positions:
             self.position = keras.layers.Embedding(self.sizes.positions, 1, "zeros", name="position")
 
-    def _make_head(self, policy: Mapping[str, Any]) -> Any:
+    @property
+    def members(self) -> list[tuple[Body, Any]]:
+        """Body and head of each member; a linear body needs no head, which is None."""
+        return list(zip([self.body, *self.more_bodies], [self.head, *self.more_heads], strict=True))
+
+    def _make_head(self, name: str, policy: Mapping[str, Any]) -> Any:
         s = self.settings
         if self.kind in ("logistic", "fm"):
             return None
         outputs = [task.outputs for task in s.tasks]
         makers = {"shared": SharedBottom, "esmm": SharedBottom, "mmoe": MMoE, "ple": PLE}
         experts = {"experts": s.experts, "expert_units": s.expert_units} if s.head in ("mmoe", "ple") else {}
-        return makers[s.head](outputs, s.tower, s.dropout, name="head", **experts, **policy)
+        return makers[s.head](outputs, s.tower, s.dropout, name=name, **experts, **policy)
 
     def build(self, input_shape: Any = None) -> None:
-        for layer in (self.user_table, self.item_table, self.body):
+        layers: list[keras.layers.Layer] = [self.user_table, self.item_table, self.body, *self.more_bodies]
+        for layer in layers:
             if not layer.built:
                 layer.build(None)
-        if self.head is not None and not self.head.built:
-            self.head.build((None, vector_width(self.body)))
+        for body, head in self.members:
+            if head is not None and not head.built:
+                head.build((None, vector_width(body)))
         if self.position is not None and not self.position.built:
             self.position.build()
         if self.settings.weighting == "uncertainty" and self.log_variances is None:
@@ -97,10 +112,11 @@ class Ranker(keras.Model):
 
     def start_at(self, outputs: Mapping[str, Any]) -> None:
         """Sets the biases of a built ranker's last layers, {task: its numbers}; other tasks keep theirs."""
-        for place, task in enumerate(self.settings.tasks):
-            if task.name in outputs:
-                last = self.body.linear if self.head is None else self.head.towers.last[place]
-                last.bias.assign(ops.reshape(outputs[task.name], last.bias.shape))
+        for body, head in self.members:
+            lasts = [body.linear] if head is None else head.towers.last
+            for task, last in zip(self.settings.tasks, lasts, strict=True):
+                if task.name in outputs:
+                    last.bias.assign(ops.reshape(outputs[task.name], last.bias.shape))
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
         """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
@@ -112,14 +128,24 @@ class Ranker(keras.Model):
         return out
 
     def score(self, inputs: Inputs, training: bool = False) -> dict[str, Any]:
-        """Logits of every task from gathered inputs, {task: float32 [B, N], [B, N, 3] or [B, N, P]}."""
-        parts = self.body(inputs, training=training)
-        logits = parts["logit"][..., None] if self.head is None else self.head(parts["vector"], training=training)
+        """Logits of every task from gathered inputs, {task: float32 [B, N], [B, N, 3] or [B, N, P]}, M last."""
+        members = [self._member(body, head, inputs, training) for body, head in self.members]
+        if len(members) == 1:
+            return members[0]
+        return {name: ops.stack([member[name] for member in members], axis=-1) for name in members[0]}
+
+    def of_members(self, logits: Any) -> list[Any]:
+        """One task's logits of each member."""
+        return [logits] if self.settings.members == 1 else ops.unstack(logits, axis=-1)
+
+    def _member(self, body: Body, head: Any, inputs: Inputs, training: bool) -> dict[str, Any]:
+        parts = body(inputs, training=training)
+        logits = parts["logit"][..., None] if head is None else head(parts["vector"], training=training)
         logits = ops.cast(logits, "float32")
         out, place = {}, 0
         for task in self.settings.tasks:
             one = logits[..., place : place + task.outputs]
-            if self.head is not None and "logit" in parts:
+            if head is not None and "logit" in parts:
                 one = _shifted(task, one, ops.cast(parts["logit"], "float32"))
             if self.position is not None and training:
                 one = _shifted(task, one, self._position_bias(inputs))
@@ -142,7 +168,11 @@ class Ranker(keras.Model):
 
     def predictions(self, logits: Mapping[str, Any]) -> dict[str, Any]:
         """What logits mean: a probability, a number, money or retention, {task: float32 [B, N] or [B]}."""
-        return {task.name: _meaning(task, logits[task.name]) for task in self.settings.tasks}
+        found = {}
+        for task in self.settings.tasks:
+            members = [_meaning(task, own) for own in self.of_members(logits[task.name])]
+            found[task.name] = sum(members[1:], members[0]) / len(members)
+        return found
 
     def count_trainable(self) -> int:
         """Trainable numbers, without the stored features."""
