@@ -16,7 +16,7 @@ from tfrec.ranker_config import Ranker as Settings
 from tfrec.ranker_config import Task
 from tfrec.training.ranking import objective
 
-USERS, ITEMS, LENGTH, KINDS = 7, 9, 5, 3
+USERS, ITEMS, LENGTH, KINDS, AGES = 7, 9, 5, 3, 4
 FIELDS = (
     Field("user", "user", "index", USERS + 1),
     Field("item", "item", "index", ITEMS + 1),
@@ -27,7 +27,7 @@ FIELDS = (
     Field("hour", "context", "index", 4),
     Field("wait", "context", "number", 1),
 )
-SIZES = Sizes(FIELDS, ("item", "tags"), KINDS, LENGTH)
+SIZES = Sizes(FIELDS, ("item", "tags"), KINDS, LENGTH, ages=AGES)
 SMALL: dict[str, Any] = {"embedding": 4, "hidden": (8, 6), "dropout": 0.3, "attention": (6,), "history": True}
 BINARY, MONEY = Task(name="like", positive=4.0), Task(name="money", column="paid", kind="value")
 STAY = Task(name="stay", column="weeks", kind="survival", observed="left", periods=4, horizon=2)
@@ -62,6 +62,7 @@ def batch(rows: int, candidates: int = 0, seed: int = 1) -> dict[str, np.ndarray
         "item": random.integers(0, ITEMS + 1, shape).astype(np.int32),
         "history": history,
         "history_event": random.integers(0, KINDS, (rows, LENGTH)).astype(np.int32),
+        "history_age": random.integers(0, AGES, (rows, LENGTH)).astype(np.int32),
         "hour": random.integers(0, 4, (rows, 1)).astype(np.int32),
         "wait": random.normal(size=rows).astype(np.float32),
     }
@@ -148,6 +149,8 @@ def comes_back_from_its_file(model: Ranker, folder: Path) -> None:
 def stays_finite_and_ignores_padding(model: Ranker) -> None:
     inputs = batch(4)
     assert all(np.isfinite(value).all() for value in model(inputs).values())
-    other = {**inputs, "history_event": np.where(inputs["history"] > 0, inputs["history_event"], KINDS - 1)}
+    there = inputs["history"] > 0
+    other = {**inputs, "history_event": np.where(there, inputs["history_event"], KINDS - 1)}
+    other["history_age"] = np.where(there, inputs["history_age"], AGES - 1)
     for name, value in model(inputs).items():
         np.testing.assert_allclose(value, model(other)[name], rtol=1e-5, atol=1e-6)

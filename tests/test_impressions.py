@@ -180,6 +180,20 @@ def test_every_row_comes_once_with_its_history_and_label() -> None:
     assert seen.keys() == {1, 2, 3, 4, 6, 7}
 
 
+def test_history_comes_with_its_age_at_the_time_of_the_row() -> None:
+    times = np.array([50, 600, 660, 840, 0, 1260, 1, 2, 3]) * 60
+    log = EventLog(EVENTS | {"timestamp": times}, {}, LABELS, ONES, KINDS)
+    ages = {
+        int(b["item"][i]): b["history_age"][i].tolist()
+        for b in read(batches(log.training_rows((0, 1))))
+        for i in (0, 1, 2)
+    }
+    assert ages[3] == [1 + 7, 1 + 7]  # items 1 and 2 are 240 and 180 minutes old
+    assert ages[2] == [0, 1 + 5] and ages[1] == [0, 0]
+    assert read(batches(log.held_out_rows(2), batch=1, shuffle=False))[1]["history_age"].tolist() == [[1 + 8, 0]]
+    assert not read(batches(train()))[0]["history_age"].any()  # nothing is known without times
+
+
 def test_an_epoch_is_a_function_of_seed_epoch_and_step() -> None:
     data = batches(train((0, 1)), gap=2)
     again, later = read(data), read(data, first=1)

@@ -119,12 +119,13 @@ def test_the_loss_of_survival_reads_spells_from_its_label() -> None:
 
 def test_field_vectors_by_hand() -> None:
     fields = (Field("tags", "item", "index", 3), Field("age", "user", "number", 1), Field("image", "item", "vector", 2))
-    layer = FieldVectors(fields, 2, history=("tags",), events=2, pooled=True)
+    layer = FieldVectors(fields, 2, history=("tags",), events=2, pooled=True, ages=3)
     layer.build()
     layer.maps["tags"].set_weights([np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 6.0]])])
     layer.maps["age"].set_weights([np.array([[1.0, -1.0]]), np.array([0.5, 0.5])])
     layer.maps["image"].set_weights([np.eye(2)])
     layer.event_map.set_weights([np.array([[0.0, 0.0], [10.0, 10.0]])])
+    layer.age_map.set_weights([np.array([[9.0, 9.0], [0.0, 100.0], [200.0, 0.0]])])
     inputs = {
         "item": tf.constant([[1, 2]]),
         "tags": tf.constant([[[1, 2], [0, 0]]]),
@@ -133,11 +134,13 @@ def test_field_vectors_by_hand() -> None:
         "history_item": tf.constant([[0, 4, 5]]),
         "history_tags": tf.constant([[[1, 0], [1, 0], [2, 1]]]),
         "history_event": tf.constant([[1, 1, 0]]),
+        "history_age": tf.constant([[1, 2, 0]]),
     }
     got = layer(inputs)
     assert got.shape == (1, 2, 4, 2)
-    # Items 4 and 5 of the history are [1, 2] + [10, 10] and the mean of [3, 6] and [1, 2]; the padding does not count.
-    pooled = [(11 + 2) / 2, (12 + 4) / 2]
+    # Items 4 and 5 of the history are [1, 2] + [10, 10] + [200, 0] and the mean of [3, 6] and [1, 2] of unknown age;
+    # the padding does not count.
+    pooled = [(211 + 2) / 2, (12 + 4) / 2]
     np.testing.assert_allclose(got[0, 0], [[2, 4], [2.5, -1.5], [7, 8], pooled])
     np.testing.assert_allclose(got[0, 1], [[0, 0], [2.5, -1.5], [5, 6], pooled])
 

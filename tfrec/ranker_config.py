@@ -98,6 +98,9 @@ class Ranker(Section):
     history_event: Column | None = Field(
         default=None, description="column of the interactions that tells kinds of history items apart, as a rating"
     )
+    history_age: bool = Field(
+        default=False, description="how long ago each history item was, in steps that double, is read too"
+    )
     history_gap: int = Field(default=0, ge=0, description="at most so many last history items are hidden in training")
     attention: tuple[Units, ...] = Field(default=(32,), min_length=1, description="din: widths of the attention")
     blocks: int = Field(default=1, ge=1, description="transformer: blocks over the history")

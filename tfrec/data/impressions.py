@@ -18,10 +18,12 @@ class History(NamedTuple):
     Args:
         items: int32 [E].
         kinds: int32 [E], 0 = unknown kind of event.
+        times: seconds, int64 [E]; 0 = unknown.
     """
 
     items: np.ndarray
     kinds: np.ndarray
+    times: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class Impressions:
         weights: float32 [R].
         history: of all rows.
         start, end: int64 [R]; a row may look back on history[start:end].
+        times: seconds, int64 [R]; 0 = unknown.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -43,6 +46,7 @@ class Impressions:
     history: History
     start: np.ndarray
     end: np.ndarray
+    times: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -50,7 +54,7 @@ class Impressions:
     def take(self, rows: np.ndarray) -> Impressions:
         """These rows; the history stays."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        chosen = {name: getattr(self, name)[rows] for name in ("labels", "weights", "start", "end")}
+        chosen = {name: getattr(self, name)[rows] for name in ("labels", "weights", "start", "end", "times")}
         return replace(self, columns=columns, **chosen)
 
 
@@ -137,7 +141,14 @@ def history_of(
     users = events["user"][kept]
     counts = np.bincount(users, minlength=int(events["user"].max(initial=0)) + 1)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return History(events["item"][kept].astype(np.int32), kinds[kept].astype(np.int32)), offsets
+    columns = events["item"].astype(np.int32), kinds.astype(np.int32), event_times(events)
+    return History(*(column[kept] for column in columns)), offsets
+
+
+def event_times(events: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Seconds of every event, int64 [E]; 0 where there are none."""
+    times = events.get("timestamp")
+    return np.zeros(len(events["user"]), np.int64) if times is None else times.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -178,7 +189,8 @@ class EventLog:
         end = np.where(self.events["user"][rows] > 0, end, start)  # strangers share index 0, not a history
         own: dict[str, Any] = {name: self.events[name][rows].astype(np.int32) for name in ("user", "item")}
         own |= {name: column[rows] for name, column in self.columns.items()}
-        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end)
+        times = event_times(self.events)[rows]
+        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end, times)
 
 
 def row_weights(

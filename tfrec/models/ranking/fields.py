@@ -63,6 +63,7 @@ class FieldVectors(keras.layers.Layer):
         history: item fields that items of the history have too, as inputs "history_<name>".
         events: rows of "history_event", the kinds of history items; 0 = none.
         pooled: whether the mean of the history is one more field, the last.
+        ages: rows of "history_age", how long ago history items were; 0 = none. Row 0 adds nothing.
 
     Call: inputs -> [B, N, F, d], fields in their order. Index 0 adds nothing.
     """
@@ -75,11 +76,13 @@ class FieldVectors(keras.layers.Layer):
         history: Sequence[str] = (),
         events: int = 0,
         pooled: bool = False,
+        ages: int = 0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.fields, self.dimension, self.dropout = tuple(Field(*f) for f in fields), dimension, dropout
-        self.history_fields, self.events, self.pooled = tuple(history), events if history else 0, pooled
+        self.history_fields, self.pooled = tuple(history), pooled
+        self.events, self.ages = (events, ages) if history else (0, 0)
         policy = {"dtype": self.dtype_policy}
         small = keras.initializers.RandomNormal(stddev=0.05)
         self.maps: dict[str, Any] = {
@@ -91,6 +94,7 @@ class FieldVectors(keras.layers.Layer):
         self.event_map: Any = (
             RowEmbedding(events, dimension, small, name="history_event", **policy) if self.events else None
         )
+        self.age_map: Any = RowEmbedding(ages, dimension, small, name="history_age", **policy) if self.ages else None
         self.drop = keras.layers.Dropout(dropout, name="drop", **policy)
 
     @property
@@ -100,16 +104,20 @@ class FieldVectors(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         _build_maps(self.fields, self.maps)
-        if self.event_map:
-            self.event_map.build()
+        for layer in (self.event_map, self.age_map):
+            if layer:
+                layer.build()
         self.drop.build((None, None, self.width, self.dimension))
         self.built = True
 
     def history(self, inputs: Inputs, training: bool = False) -> Any:
-        """Vectors [B, L, d] of the history: the sum of its fields and of what kind of event it was."""
+        """Vectors [B, L, d] of the history: the sum of its fields, of what kind of event it was and how long ago."""
         parts = [self._one(name, inputs[f"history_{name}"], rank=2) for name in self.history_fields]
         if self.event_map:
             parts.append(self.event_map(inputs["history_event"]))
+        if self.age_map:
+            ages = inputs["history_age"]
+            parts.append(self.age_map(ages) * ops.cast(ages > 0, self.compute_dtype)[..., None])
         return self.drop(sum(parts[1:], parts[0]), training=training)
 
     def call(self, inputs: Inputs, training: bool = False) -> Any:
@@ -138,6 +146,7 @@ class FieldVectors(keras.layers.Layer):
             "history": self.history_fields,
             "events": self.events,
             "pooled": self.pooled,
+            "ages": self.ages,
         }
         return {**super().get_config(), **own}
 

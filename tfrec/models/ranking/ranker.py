@@ -47,7 +47,7 @@ class Ranker(keras.Model):
         user_columns, item_columns: stored features, name -> (shape, dtype); see :class:`Table`.
 
     Call: {"user": int32 [B], "item": int32 [B, N] or [B], "history": int32 [B, L], oldest first, 0 = padding,
-    "history_event": int32 [B, L], context features [B, …]}, as far as the sizes ask for them
+    "history_event" and "history_age": int32 [B, L], context features [B, …]}, as far as the sizes ask for them
     -> {task: float32 [B, N], or [B, N, 3] for a value and [B, N, P] for survival over P periods}, or without N; with a
     last axis of M where M > 1.
     """
