@@ -122,7 +122,7 @@ def test_field_vectors_by_hand() -> None:
     layer = FieldVectors(fields, 2, history=("tags",), events=2, pooled=True, ages=3)
     layer.build()
     layer.maps["tags"].set_weights([np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 6.0]])])
-    layer.maps["age"].set_weights([np.array([[1.0, -1.0]]), np.array([0.5, 0.5])])
+    layer.number_map.set_weights([np.array([[1.0, -1.0]]), np.array([[0.5, 0.5]])])
     layer.maps["image"].set_weights([np.eye(2)])
     layer.event_map.set_weights([np.array([[0.0, 0.0], [10.0, 10.0]])])
     layer.age_map.set_weights([np.array([[9.0, 9.0], [0.0, 100.0], [200.0, 0.0]])])
@@ -151,7 +151,7 @@ def test_linear_terms_by_hand() -> None:
     layer.build()
     layer.maps["user"].set_weights([np.array([[7.0], [1.0], [2.0]])])
     layer.maps["tags"].set_weights([np.array([[7.0], [10.0], [20.0]])])
-    layer.maps["price"].set_weights([np.array([[100.0]])])
+    layer.slopes.assign([[100.0]])
     rows = np.arange(1001, dtype=np.float32)[:, None] * 1000
     layer.pairs[0].set_weights([rows])
     layer.bias.assign(0.5)
