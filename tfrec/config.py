@@ -256,7 +256,7 @@ class Config(Section):
         """Columns of the interactions that a ranker reads beside features: of labels, and of kinds of events."""
         if self.model.kind == "two_tower":
             return [], None
-        labels = [] if self.ranker.negatives else sorted({task.column for task in self.ranker.tasks})
+        labels = [] if self.ranker.negatives else sorted({name for task in self.ranker.tasks for name in task.columns})
         return labels, self.ranker.history_event
 
     @model_validator(mode="after")
@@ -279,8 +279,8 @@ class Config(Section):
             return self
         if self.model.text in ("lora", "full"):
             raise ValueError('a ranker reads model.text = "none" or "frozen"')
-        if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].kind == "value"):
-            raise ValueError(f'model.kind = "{kind}" has one logit: one task, not of kind value')
+        if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].outputs > 1):
+            raise ValueError(f'model.kind = "{kind}" has one logit: one task, which needs no more')
         return self._fields_are_known()
 
     def _ids(self) -> set[str]:

@@ -11,7 +11,8 @@ import numpy as np
 from tfrec.config import Config
 from tfrec.data import impressions, sampling
 from tfrec.data.folds import rolling
-from tfrec.errors import ConfigError
+from tfrec.data.preprocess import AGE_ROWS
+from tfrec.errors import ConfigError, DataError
 from tfrec.evaluation import ranking_metrics
 from tfrec.evaluation.holdouts import make_holdout
 from tfrec.models.ranking.body import Sizes
@@ -36,11 +37,13 @@ def ranking_data(run: Run, split: np.ndarray | None = None) -> RankingData:
         split: int8 [E] in the place of the events' own.
 
     Raises:
-        DataError: labels or events break a rule.
+        DataError: labels or events break a rule, or there are no times and a setting needs them.
     """
     settings, events = run.config.ranker, run.prepared.events
     if split is not None:
         events = {**events, "split": split}
+    if settings.history_age and "timestamp" not in events:
+        raise DataError("ranker.history_age needs a column timestamp in the interactions", sorted(events))
     kinds = event_kinds(run)
     weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
     log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows)
@@ -110,7 +113,8 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     reads = config.model.kind in ("din", "transformer") or (settings.history and config.model.kind != BASELINE)
     length = config.model.history_length if reads else 0
     positions = rows[settings.position] if settings.position else 0
-    return Sizes(tuple(fields), history, events if length else 0, length, positions)
+    ages = AGE_ROWS if settings.history_age and length else 0
+    return Sizes(tuple(fields), history, events if length else 0, length, positions, ages)
 
 
 def _field(feature: Feature, rows: dict[str, int]) -> Field:
@@ -198,7 +202,7 @@ def baseline(run: Run) -> Run:
     config = run.config
     task = config.ranker.tasks[0]
     task = task.model_copy(update={} if task.loss not in ("bpr", "listwise") else {"loss": "bce"})
-    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": ()}
+    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": (), "members": 1}
     updated = {
         "model": config.model.model_copy(update={"kind": BASELINE}),
         "ranker": config.ranker.model_copy(update=changes),
