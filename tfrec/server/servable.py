@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
-from tfrec.server.session import GraphSession, Threads, read_meta_graph
+from tfrec.server.graph_io import read_meta_graph
+from tfrec.server.session import GraphSession, Threads
 from tfrec.server.status import RequestError, invalid
 from tfrec.server.tensors import dtype_name, dtype_of, to_array
 from tfrec.server.text_ops import text_op_libraries
@@ -76,10 +77,10 @@ class Servable:
     ):
         self.path = Path(path)
         load_text_ops()
-        meta_graph = read_meta_graph(self.path)
+        meta_graph, graph = read_meta_graph(self.path)
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
         self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
-        session = GraphSession(self.path, meta_graph, threads)
+        session = GraphSession(self.path, meta_graph, graph, threads)
         self.session: Session = wrap(session) if wrap else session
 
     def run(
