@@ -190,9 +190,10 @@ def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) 
     )
     scheduler = _scheduler(arguments, stack)
     wrap = None if scheduler is None else lambda session: BatchingSession(session, scheduler)
+    tags, check_methods = arguments.saved_model_tags.split(","), arguments.enable_signature_method_name_check
     iterations = max(arguments.num_request_iterations_for_warmup, 1) if arguments.enable_model_warmup else 0
     return Loading(
-        load=lambda path: _load(lambda: Servable(path, threads, wrap), iterations, metrics),
+        load=lambda path: _load(lambda: Servable(path, threads, wrap, tags, check_methods), iterations, metrics),
         threads=max(arguments.num_load_threads, 1),
         retries=arguments.max_num_load_retries,
         retry_seconds=arguments.load_retry_interval_micros / 1e6,

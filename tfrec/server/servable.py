@@ -64,6 +64,9 @@ class Servable:
         path: the folder that holds saved_model.pb.
         threads: of its session.
         wrap: puts something in front of the session, as batching.
+        tags: of the MetaGraphDef.
+        check_methods: whether a signature answers only the calls that its method_name says; TensorFlow 2 names them all
+            predict.
 
     Raises:
         RequestError: the folder is no SavedModel that this runtime can load.
@@ -74,10 +77,12 @@ class Servable:
         path: str | Path,
         threads: Threads | None = None,
         wrap: Callable[[GraphSession], Session] | None = None,
+        tags: Sequence[str] = ("serve",),
+        check_methods: bool = False,
     ):
-        self.path = Path(path)
+        self.path, self.check_methods = Path(path), check_methods
         load_text_ops()
-        meta_graph, graph = read_meta_graph(self.path)
+        meta_graph, graph = read_meta_graph(self.path, tags)
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
         self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
         session = GraphSession(self.path, meta_graph, graph, threads)
@@ -124,7 +129,7 @@ class Servable:
         if name not in self.signatures:
             raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
         found = self.signatures[name]
-        if found.method not in (PREDICT, CLASSIFY, REGRESS):
+        if self.check_methods and found.method not in (PREDICT, CLASSIFY, REGRESS):
             raise RequestError(
                 "INTERNAL",
                 f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
