@@ -52,7 +52,7 @@ def test_numbers_of_types_and_states_are_tensorflows():
 def test_tensorflow_reads_what_is_sent(user, history, exclude, k, rows):
     form = calls.BatchedForm(history=3, exclude=4) if rows else None
     call = calls.recommend(form, user, history, exclude, k)
-    sent = wire.predict_request("shop", call).SerializeToString()
+    sent = wire.predict_request(calls.Model("shop"), call).SerializeToString()
     real = predict_pb2.PredictRequest.FromString(sent)
     assert (real.model_spec.name, real.model_spec.signature_name) == ("shop", "recommend")
     found = {name: tf.make_ndarray(tensor) for name, tensor in real.inputs.items()}

@@ -13,10 +13,13 @@ from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
-from tests.half_plus_two import ECHOED, add_version, predict_request
+from tests.half_plus_two import ECHOED, add_version, edit, predict_request
+from tfrec.server.examples import run_regress
 from tfrec.server.grpc_server import Model, start
 from tfrec.server.manager import Loading, Manager
-from tfrec.server.servable import CLASSIFY, REGRESS, Servable
+from tfrec.server.predict import run_predict
+from tfrec.server.servable import CLASSIFY, PREDICT, REGRESS, Servable
+from tfrec.server.status import RequestError
 from tfrec.server.tensors import to_array, to_proto
 
 
@@ -137,13 +140,46 @@ def test_classify(stub):
     [
         ("classify", Input(), "Input is empty."),
         ("nope", examples(1.0), "No signature was found with the name: nope"),
-        ("regress", examples(1.0), "Expected classification signature method_name to be tensorflow/serving/classify. "
-         "Was: tensorflow/serving/regress"),
+        ("pair", examples(1.0), "Expected one input Tensor."),
     ],
 )  # fmt: skip
 def test_classify_refusals(stub, signature, given, text):
     request = spec_of(classification_pb2.ClassificationRequest(input=given), signature)
     assert refusal(stub.Classify, request) == ("INVALID_ARGUMENT", text)
+
+
+@pytest.mark.parametrize(
+    ("call", "signature", "text"),
+    [
+        ("Classify", "", "No classification inputs found in SignatureDef: inputs {\n  key: \"x\"\n"),
+        ("Classify", "regress", 'Expected classification signature outputs to contain at least one of "classes" or '
+         '"scores". Signature was: inputs {\n'),
+        ("Regress", "", "No regression inputs found in SignatureDef: inputs {\n"),
+        ("Regress", "classify", "Expected one output Tensor."),
+    ],
+)  # fmt: skip
+def test_a_signature_of_another_kind_is_shown(stub, call, signature, text):
+    kind = {"Classify": classification_pb2.ClassificationRequest, "Regress": regression_pb2.RegressionRequest}[call]
+    code, said = refusal(getattr(stub, call), spec_of(kind(input=examples(1.0)), signature))
+    assert code == "INVALID_ARGUMENT" and said.startswith(text)
+
+
+def test_method_names_count_only_when_they_are_checked(half, tmp_path):
+    """TensorFlow 2 names the method of every signature predict."""
+    path = add_version(tmp_path / "native", 1, half)
+    edit(path, lambda graph: setattr(graph.signature_def["regress"], "method_name", PREDICT))
+    edit(path, lambda graph: setattr(graph.signature_def["pair"], "method_name", "another"))
+    request = spec_of(regression_pb2.RegressionRequest(input=examples(4.0)), "regress")
+    sums = predict_request("half", "pair", a=[[1]], b=[[2]])
+    native, strict = Servable(path), Servable(path, check_methods=True)
+    assert run_regress(native, 1, request).result.regressions[0].value == 4.0
+    assert run_predict(native, 1, sums).outputs["sum"].float_val[0] == 3.0
+    with pytest.raises(RequestError, match=rf"regression signature method_name to be {REGRESS}. Was: {PREDICT}"):
+        run_regress(strict, 1, request)
+    with pytest.raises(RequestError, match=r"method_name to be one of .* Was: another"):
+        run_predict(strict, 1, sums)
+    native.close()
+    strict.close()
 
 
 def test_examples_without_the_feature_are_the_graphs_refusal(stub):

@@ -14,7 +14,7 @@ from hypothesis.extra import numpy as hnp
 from tfrec.server import json_response
 from tfrec.server.api import Api
 from tfrec.server.json_request import examples_input, make_example, predict_inputs, to_tensor
-from tfrec.server.json_text import decimals, describe, parse
+from tfrec.server.json_text import decimals, describe, parse, quoted
 from tfrec.server.manager import FixedModel
 from tfrec.server.rest import Rest
 from tfrec.server.servable import Servable, TensorInfo
@@ -155,9 +155,15 @@ def test_a_type_that_json_lacks():
     )
 
 
+def test_control_characters_are_escaped_as_rapidjson_does():
+    assert quoted("\x1f\x0b\n\\u001f é\x7f") == '"\\u001F\\u000B\\n\\\\u001f é\x7f"'
+
+
 def test_base64():
     assert to_tensor({"b64": "YQ"}, tf.string) == b"a"  # padding may be missing
-    assert words(to_tensor, [{"b64": "?"}], tf.string) == "Unable to base64 decode"
+    assert to_tensor({"b64": "YW Jj\nZA=="}, tf.string) == b"abcd"
+    for text in ("?", "YQ=", "YQ===", "Y", "Y=Q="):
+        assert words(to_tensor, [{"b64": text}], tf.string) == "Unable to base64 decode"
     assert words(to_tensor, [{"b64": "YQ==", "x": 1}], tf.string).endswith("not formatted correctly for base64 data")
 
 

@@ -70,6 +70,12 @@ def test_switches_as_tensorflow_writes_them():
         read(["--enable_batching=maybe"])
 
 
+def test_a_command_line_of_tensorflow_model_server_is_understood():
+    words = ["--flush_filesystem_caches=false", "--per_process_gpu_memory_fraction=0.5", "--enable_profiler"]
+    found = parser("").parse_args([*words, "--saved_model_tags=serve,gpu", "--enable_signature_method_name_check"])
+    assert found.saved_model_tags == "serve,gpu" and found.enable_signature_method_name_check
+
+
 def test_channel_arguments():
     text = "grpc.max_concurrent_streams=7,grpc.primary_user_agent=x"
     assert channel_arguments(text) == [("grpc.max_concurrent_streams", 7), ("grpc.primary_user_agent", "x")]

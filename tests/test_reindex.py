@@ -171,6 +171,24 @@ def test_items_may_only_go(folder: Path, trusting: None) -> None:
     assert read_card(path)["items"] == len(ITEMS) - 2
 
 
+def test_what_is_not_available_is_delisted_until_it_is(folder: Path, trusting: None) -> None:
+    table = items(a=("right", 1.0), c=("right", 1.0), f=("up", 1.0))
+    path = reindex(folder, table, [], BOUNDS, listed=np.array([False, True, False]))
+    about = read_card(path)["reindexed"]
+    assert (about["added"], about["changed"], about["unchanged"], about["delisted"]) == (1, 1, 0, 1)
+    assert read_card(path)["items"] == len(ITEMS) - 1
+    servable = Servable(path)
+    try:
+        assert not {"a", "f"} & {*ids(servable, "recommend", user_id=["?"]), *ids(servable, "search", query=["up"])}
+        assert ids(servable, "recommend", history=[["f"]])[0] == "d"  # a history may name it: f points up
+    finally:
+        servable.close()
+    again = read_card(reindex(folder, table, [], BOUNDS, listed=np.array([False, True, True])))
+    about = again["reindexed"]
+    assert (about["added"], about["changed"], about["unchanged"], about["delisted"]) == (0, 1, 2, 0)
+    assert again["items"] == len(ITEMS)
+
+
 # What is refused
 
 
@@ -293,6 +311,23 @@ def test_a_trained_shop_takes_items(shop_export: Path, tmp_path: Path, capsys: p
         np.testing.assert_allclose(vectors[0], vectors[1], rtol=1e-5)  # it has no row of its own
     finally:
         servable.close()
+
+
+def test_the_role_available_delists(
+    shop_export: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], trusting: None
+) -> None:
+    card = read_card(shop_export / "1")
+    card["settings"]["data"]["roles"]["available"] = "in_stock"
+    (shop_export / "1" / CARD).write_text(json.dumps(card), encoding="utf-8")
+    rows = [row | {"in_stock": flag} for row, flag in zip(new_rows(), ("no", "perhaps"), strict=True)]
+    assert cli.main(["reindex", str(shop_export), tables.write(tmp_path / "new.csv", rows)]) == 0
+    printed = capsys.readouterr().err
+    assert "that the model does not read: shelf\n" in printed
+    assert "items whose in_stock is neither yes nor no, taken as yes: 1\n" in printed
+    assert "1 added, 0 changed, 1 unchanged, 0 delisted" in printed
+    available = read_variables(shop_export / "2", ["item_ids", "available"])
+    assert not available["available"][available["item_ids"].tolist().index(b"tool-77")]
+    assert available["available"].sum() == card["items"]
 
 
 @pytest.mark.parametrize(

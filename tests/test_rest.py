@@ -106,6 +106,13 @@ def test_status_and_metadata(connection):
     assert default["method_name"] == "tensorflow/serving/predict"
     assert default["inputs"]["x"]["dtype"] == "DT_FLOAT"
     assert default["inputs"]["x"]["tensor_shape"] == {"dim": [{"size": "-1", "name": ""}], "unknown_rank": False}
+    # What is chosen of a oneof comes last.
+    assert list(metadata["model_spec"]) == ["name", "signature_name", "version"]
+    assert list(default) == ["inputs", "outputs", "method_name", "defaults"]
+    assert list(default["inputs"]["x"]) == ["dtype", "tensor_shape", "name"]
+    assert text.startswith(
+        '{\n"model_spec":{\n "name": "half",\n "signature_name": "",\n "version": "1"\n}\n,\n"metadata"'
+    )
 
 
 @pytest.mark.parametrize(
@@ -133,8 +140,7 @@ def test_status_and_metadata(connection):
             "Failed to process element: 0 of 'instances' list. Error: INVALID_ARGUMENT: JSON Value: \"a\" Type: String "
             "is not of expected type: float",
         ),
-        ("half:classify", {"examples": [{"x": 1.0}]}, 400, "Expected classification signature method_name to be "
-         "tensorflow/serving/classify. Was: tensorflow/serving/predict"),
+        ("half:classify", {"signature_name": "pair", "examples": [{"x": 1.0}]}, 400, "Expected one input Tensor."),
         ("half:predict", {"signature_name": "scalar", "instances": [1.0]}, 400,
          "Tensor name: total has no shape information "),
     ],
@@ -152,6 +158,20 @@ def test_paths_and_methods_that_do_not_exist(connection):
     assert json.loads(ask(connection, "GET", "/v1/models")[1])["error"] == "Missing model name in request."
 
 
+def test_paths_may_be_written_in_capitals_but_methods_may_not(connection):
+    assert ask(connection, "POST", "/V1/MODELS/half:predict", {"instances": [1.0]})[0] == 200
+    for path in ("/v1/models/half:Predict", "/v1/models/half:predict?x=1"):
+        assert refused(connection, path, {"instances": [1.0]}) == f"Malformed request: POST {path}"
+    status, text = ask(connection, "GET", "/v1/models/half/METADATA")
+    assert (status, list(json.loads(text))) == (200, ["model_version_status"])
+
+
+@pytest.mark.parametrize("number", ["9" * 19, "9" * 5000])
+def test_a_version_that_is_no_int64(connection, number):
+    text = refused(connection, f"/v1/models/half/versions/{number}:predict", {"instances": [1.0]})
+    assert text == f"Failed to convert version: {number} to numeric."
+
+
 def test_one_connection_serves_many_requests_also_after_refusals(connection):
     for _ in range(3):
         assert ask(connection, "POST", "/v1/models/half:predict", {"instances": [0]})[0] == 200
@@ -167,7 +187,7 @@ def test_gzip_and_chunks(connection):
         connection, "POST", "/v1/models/half:predict", gzip.compress(body), **{"Content-Encoding": "gzip"}
     )
     assert (status, json.loads(text)) == (200, {"predictions": [3.0]})
-    assert refused_gzip(connection) == "Failed to uncompress the gzipped body"
+    assert refused_gzip(connection) == "JSON Parse error: The document is empty"
     connection.request("POST", "/v1/models/half:predict", iter([body[:5], body[5:]]), encode_chunked=True,
                        headers={"Transfer-Encoding": "chunked"})  # fmt: skip
     assert json.loads(connection.getresponse().read()) == {"predictions": [3.0]}
@@ -211,6 +231,7 @@ def test_prometheus_page(connection):
     ask(connection, "POST", "/v1/models/half:predict", {"instances": [0]})
     status, page = ask(connection, "GET", "/metrics")
     assert status == 200
+    assert ask(connection, "GET", "/metrics?x") == (400, "Unexpected path: /metrics?x. Should be /metrics")
     assert "# TYPE :tensorflow:serving:request_count counter" in page
     assert ':tensorflow:serving:request_count{model_name="half",status="OK"}' in page
     assert (

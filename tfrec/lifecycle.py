@@ -14,12 +14,13 @@ import pyarrow as pa
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import reindex as artefact
 from tfrec.config import Features, Roles
-from tfrec.data import files
+from tfrec.data import checks, files
 from tfrec.data.checks import Problems
 from tfrec.data.preprocess import raw_columns
 from tfrec.data.side import Side, every_row
 from tfrec.errors import ArtifactError, DataError
-from tfrec.schema import Schema
+
+_LISTED = "_listed"
 
 
 def reindex(export: Path, items: str | None, remove: str, force: bool, say: Callable[[str], None]) -> Path:
@@ -27,7 +28,8 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
 
     Args:
         export: exports/NAME.
-        items: path or glob of the new and changed items, with the columns that the model was trained with.
+        items: path or glob of the new and changed items, with the columns that the model was trained with. One whose
+            column of the role "available" says no is delisted.
         remove: a file with a column item_id, or ids separated by commas; "" = none.
         force: publish although golden answers differ by more than the bounds allow.
         say: gets lines of progress.
@@ -42,10 +44,10 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
     settings = artifacts.read_card(newest).get("settings")
     if settings is None:
         raise ArtifactError("reindex needs a card with the settings of the model", str(newest), "Export it again")
-    rows = _items(items, settings, say)
+    rows, listed = _items(items, settings, say)
     removed = _removed(remove)
     say(f"embedding {len(rows['item_id']):,} items with {newest}, verifying in a clean process")
-    published = artefact.reindex(export, rows, removed, settings["export"], force)
+    published = artefact.reindex(export, rows, removed, settings["export"], force, listed)
     card = artifacts.read_card(published)
     counts = card["reindexed"]
     say(", ".join(f"{counts[name]:,} {name}" for name in ("added", "changed", "unchanged", "delisted")))
@@ -53,8 +55,10 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
     return published
 
 
-def _items(pattern: str | None, settings: dict[str, Any], say: Callable[[str], None]) -> dict[str, np.ndarray]:
-    """Item ids and the raw columns that embed an item, as preparation gives them."""
+def _items(
+    pattern: str | None, settings: dict[str, Any], say: Callable[[str], None]
+) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Item ids and the raw columns that embed an item, as preparation gives them; and which items are listed."""
     schema = Features.model_validate_json(json.dumps(settings["features"])).schema_
     named = settings["data"]["roles"].items()
     # A role decides how a column is read; one that the model does not read need not be there.
@@ -63,16 +67,21 @@ def _items(pattern: str | None, settings: dict[str, Any], say: Callable[[str], N
     if pattern is None:
         return {
             name: np.empty(0, np.float32 if name in numeric else object) for name in ("item_id", *schema.item_columns())
-        }
-    table = _read_items(pattern, Side("item", schema.side("item"), schema.text, roles), say)
-    _say_ignored(pattern, table, schema, say)
-    return {"item_id": _ids(table), **raw_columns(table, schema.item_columns(), numeric)}
+        }, np.empty(0, bool)
+    available = settings["data"]["roles"].get("available")
+    table = _read_items(pattern, Side("item", schema.side("item"), schema.text, roles), available, say)
+    _say_ignored(pattern, table, {*schema.item_columns(), available}, say)
+    columns = {"item_id": _ids(table), **raw_columns(table, schema.item_columns(), numeric)}
+    return columns, table.column(_LISTED).to_numpy() != 0
 
 
-def _read_items(pattern: str, side: Side, say: Callable[[str], None]) -> pa.Table:
+def _read_items(pattern: str, side: Side, available: str | None, say: Callable[[str], None]) -> pa.Table:
+    """The items in the order of their file, with 1.0 in the column _LISTED unless they are not available."""
     problems: Problems = {}
     with files.reading(pattern):
-        table = every_row(_with_ids(pattern), side, problems).order_by(files.ORDER).to_pyarrow()
+        rows = _with_ids(pattern)
+        rows = rows.mutate(**{_LISTED: _listed(rows, available, problems)})
+        table = every_row(rows, side, problems).order_by(files.ORDER).to_pyarrow()
     for problem, count in problems.items():
         say(f"{problem}: {count:,}")
     if not table.num_rows:
@@ -80,8 +89,17 @@ def _read_items(pattern: str, side: Side, say: Callable[[str], None]) -> pa.Tabl
     return table
 
 
-def _say_ignored(pattern: str, table: pa.Table, schema: Schema, say: Callable[[str], None]) -> None:
-    ignored = sorted({*table.column_names} - {"item_id", files.ORDER, *schema.item_columns()})
+def _listed(rows: ibis.Table, available: str | None, problems: Problems) -> Any:
+    if available not in rows.columns:
+        return ibis.literal(1.0)
+    flag = files.as_flag(rows[available])
+    unread = rows.filter(rows[available].cast("string").strip().nullif("").notnull() & flag.isnull())
+    checks.count(problems, f"items whose {available} is neither yes nor no, taken as yes", checks.rows_in(unread))
+    return ibis.coalesce(flag, 1.0)
+
+
+def _say_ignored(pattern: str, table: pa.Table, read: set[str | None], say: Callable[[str], None]) -> None:
+    ignored = sorted({*table.column_names} - {"item_id", files.ORDER, _LISTED} - read)
     if ignored:
         say(f"columns of {pattern} that the model does not read: {', '.join(ignored)}")
 

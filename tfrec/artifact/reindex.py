@@ -51,6 +51,7 @@ def reindex(
     remove: Sequence[str],
     bounds: Mapping[str, Any],
     force: bool = False,
+    listed: np.ndarray | None = None,
 ) -> Path:
     """Publishes the next version of exports/<model> with these items.
 
@@ -60,6 +61,8 @@ def reindex(
         remove: ids that are not returned any more.
         bounds: "least_golden_overlap", and "tf_serving" to verify against.
         force: publish although the golden answers differ by more.
+        listed: bool [rows of items], which of them may be returned; None = all. The others are known, so that histories
+            may name them, and wait to be listed.
 
     Returns:
         folder/<version>.
@@ -77,7 +80,8 @@ def reindex(
         raise ArtifactError(f"the contract of {before} must be {artifacts.CONTRACT}", card.get("contract"), advice)
     golden = read_golden(before)
     golden = golden[: len(golden) - card.get("reindexed", {}).get("requests", 0)]  # those of the export
-    changes = _changes(before, items, [id_.encode() for id_ in remove])
+    listed = np.ones(len(items["item_id"]), bool) if listed is None else listed
+    changes = _changes(before, items, listed, [id_.encode() for id_ in remove])
 
     def write(beside: Path) -> None:
         shutil.copytree(before, beside, ignore=_GRAPH_ONLY)
@@ -96,7 +100,7 @@ def reindex(
     return artifacts.publish(folder, write)
 
 
-def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes]) -> Changes:
+def _changes(path: Path, items: Mapping[str, np.ndarray], listed: np.ndarray, remove: Sequence[bytes]) -> Changes:
     catalogue = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
     known = {id_: row for row, id_ in enumerate(catalogue["item_ids"].tolist())}
     ids = items["item_id"]
@@ -107,17 +111,28 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes
     index[index < 0] = np.arange(old, old + len(new), dtype=np.int32)
     grown = {name: _with_rows(rows, len(new)) for name, rows in catalogue.items()}
     grown["item_ids"][old:] = new
-    delisted = np.unique(np.array([known[id_] for id_ in remove], np.int32))
-    vectors = _embedded(path, items) if len(ids) else {}
-    same = (index < old) & grown["available"][index]
+    same = _put_vectors(grown, index, _embedded(path, items) if len(ids) else {}, old)
+    was = grown["available"][index]
+    removed = np.array([known[id_] for id_ in remove], np.int32)
+    delisted = np.unique(np.concatenate([removed, index[was & ~listed]]))
+    counts = {"delisted": int(grown["available"][delisted].sum())}
+    grown["available"][index], grown["available"][removed] = listed, False
+    unchanged = int((same & (was == listed)).sum())
+    changed = len(ids) - len(new) - unchanged - int((was & ~listed).sum())
+    counts |= {"added": len(new), "changed": changed, "unchanged": unchanged}
+    return Changes(ids, index, delisted, grown, counts)
+
+
+def _put_vectors(
+    grown: dict[str, np.ndarray], index: np.ndarray, vectors: dict[str, np.ndarray], old: int
+) -> np.ndarray:
+    """Writes the vectors of rows that are new or differ; returns which were there already, bool [rows]."""
+    same = index < old
     for name, rows in vectors.items():
         same &= np.all(np.abs(grown[name][index] - rows) <= SAME, axis=1)
     for name, rows in vectors.items():
         grown[name][index[~same]] = rows[~same]
-    counts = {"delisted": int(grown["available"][delisted].sum())}
-    grown["available"][index], grown["available"][delisted] = True, False
-    counts |= {"added": len(new), "changed": len(ids) - len(new) - int(same.sum()), "unchanged": int(same.sum())}
-    return Changes(ids, index, delisted, grown, counts)
+    return same
 
 
 def _check_ids(ids: Sequence[bytes], remove: Sequence[bytes], known: Collection[bytes]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tfrec.client import calls
 from tfrec.client.attempts import Attempts, RefusedError
 from tfrec.client.base import Base
-from tfrec.client.calls import Call
+from tfrec.client.calls import Call, Model
 from tfrec.client.results import ModelInfo, Result
 from tfrec.client.tls import Tls
 
@@ -27,7 +27,7 @@ class AsyncClient(Base):
     """
 
     @staticmethod
-    def _open(target: str, model: str, tls: Tls | None) -> Any:
+    def _open(target: str, model: Model, tls: Tls | None) -> Any:
         if "://" in target:
             from tfrec.client.rest_transport import AsyncRestTransport
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tfrec.client.attempts import Attempts, CallError, Retry
-from tfrec.client.calls import BatchedForm, Call, Outputs
+from tfrec.client.calls import BatchedForm, Call, Model, Outputs
 from tfrec.client.results import Result
 from tfrec.client.tls import Tls
 from tfrec.errors import ConfigError
@@ -20,6 +20,8 @@ class Base:
         model: str,
         timeout: float = 10.0,
         *,
+        version: int | None = None,
+        label: str = "",
         retry: Retry | None = None,
         tls: Tls | None = None,
         batched: BatchedForm | None = None,
@@ -27,19 +29,19 @@ class Base:
         if timeout <= 0:
             raise ConfigError("a timeout must be above 0 seconds", timeout)
         self.target, self.model, self.timeout = target, model, timeout
-        self._retry, self._form = retry or Retry(), batched
-        self._transport = self._open(target, model, tls)
+        self._retry, self._form, self._asked = retry or Retry(), batched, Model(model, version, label)
+        self._transport = self._open(target, self._asked, tls)
 
     @staticmethod
-    def _open(target: str, model: str, tls: Tls | None) -> Any:
+    def _open(target: str, model: Model, tls: Tls | None) -> Any:
         raise NotImplementedError
 
     def _attempts(self, what: str) -> Attempts:
-        return Attempts(f"{what} of model {self.model} at {self.target}", self._retry, self.timeout)
+        return Attempts(f"{what} of model {self._asked} at {self.target}", self._retry, self.timeout)
 
     def _read(self, call: Call, outputs: Outputs) -> list[Result]:
         try:
             return call.read(outputs)
         except (IndexError, TypeError, ValueError) as error:
-            rule = f"{call.signature} of model {self.model} at {self.target} must answer one row of {call.outputs}"
+            rule = f"{call.signature} of model {self._asked} at {self.target} must answer one row of {call.outputs}"
             raise CallError(rule, repr(outputs)[:200], "Is this a recommender?", "UNIMPLEMENTED") from error

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from tfrec.client import calls
 from tfrec.client.attempts import Attempts, RefusedError
 from tfrec.client.base import Base
-from tfrec.client.calls import Call
+from tfrec.client.calls import Call, Model
 from tfrec.client.results import ModelInfo, Result
 from tfrec.client.tls import Tls
 
@@ -23,12 +23,13 @@ class Client(Base):
         target: host:port for gRPC; http://host:port or https://host:port for REST.
         model: name under which it is served.
         timeout: seconds until a call fails, retries included.
+        version, label: of the model, at most one of them; neither = the version that the server chooses.
         retry: of calls that find the server UNAVAILABLE.
         tls: certificates; None = no encryption for gRPC, the system's certificates for https.
         batched: form of the requests for a server with ``--enable_batching``; None = as short as they are.
 
     Raises:
-        ConfigError: a target or certificates that cannot be used.
+        ConfigError: a target, version or certificates that cannot be used.
 
     Example:
         >>> with Client("127.0.0.1:8500", "shop") as client:
@@ -36,7 +37,7 @@ class Client(Base):
     """
 
     @staticmethod
-    def _open(target: str, model: str, tls: Tls | None) -> Any:
+    def _open(target: str, model: Model, tls: Tls | None) -> Any:
         # Whoever speaks REST needs no grpc.
         if "://" in target:
             from tfrec.client.rest_transport import RestTransport

@@ -40,6 +40,37 @@ class BatchedForm:
 
 
 @dataclass(frozen=True)
+class Model:
+    """Which of a server's models is asked.
+
+    Args:
+        name: under which it is served.
+        version: None = the one that the server chooses.
+        label: as the server's configuration has it; "" = none.
+
+    Raises:
+        ConfigError: both are given, or the version is no int64.
+    """
+
+    name: str
+    version: int | None = None
+    label: str = ""
+
+    def __post_init__(self) -> None:
+        if self.version is not None and self.label:
+            raise ConfigError("a client asks for a version or for a label", f"{self.version} and {self.label!r}")
+        if self.version is not None and not 0 <= self.version < 2**63:
+            raise ConfigError("a version must be an int64 from 0", self.version)
+
+    def __str__(self) -> str:
+        return (
+            self.name
+            + (f" version {self.version}" if self.version is not None else "")
+            + (f" label {self.label}" if self.label else "")
+        )
+
+
+@dataclass(frozen=True)
 class Call:
     """A request and the reader of its answer.
 

@@ -8,7 +8,7 @@ import grpc
 
 from tfrec.client import wire
 from tfrec.client.attempts import RefusedError
-from tfrec.client.calls import Call
+from tfrec.client.calls import Call, Model
 from tfrec.client.results import Signature, VersionStatus
 from tfrec.client.tls import Tls, read
 from tfrec.client.wire import METADATA, PREDICT, STATUS, Method
@@ -27,7 +27,7 @@ _OPTIONS = [
 class GrpcTransport:
     """Asks one model of a server at host:port."""
 
-    def __init__(self, target: str, model: str, tls: Tls | None):
+    def __init__(self, target: str, model: Model, tls: Tls | None):
         self._model = model
         self._channel = _channel(grpc, target, tls)
         self._calls = _calls(self._channel)
@@ -54,7 +54,7 @@ class GrpcTransport:
 class AsyncGrpcTransport:
     """The asyncio twin; connects when first asked, inside the loop that asks."""
 
-    def __init__(self, target: str, model: str, tls: Tls | None):
+    def __init__(self, target: str, model: Model, tls: Tls | None):
         self._target, self._model, self._tls = target, model, tls
         self._channel: Any = None
         self._calls: dict[Method, Any] = {}

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 from tfrec.client.attempts import RefusedError
-from tfrec.client.calls import Call
+from tfrec.client.calls import Call, Model
 from tfrec.client.results import Signature, TensorInfo, VersionStatus
 from tfrec.client.tls import Tls
 from tfrec.errors import ConfigError
@@ -32,7 +32,7 @@ class RestTransport:
         ConfigError: the target is no such address, or certificates are given for http.
     """
 
-    def __init__(self, target: str, model: str, tls: Tls | None):
+    def __init__(self, target: str, model: Model, tls: Tls | None):
         parts = urlsplit(target)
         if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
             raise ConfigError("a REST target must be http://host:port or https://host:port", target)
@@ -40,7 +40,7 @@ class RestTransport:
             raise ConfigError("certificates need an https:// target", target)
         self._host, self._port = parts.hostname, _port(target)
         self._context = (tls or Tls()).context() if parts.scheme == "https" else None
-        self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(model, safe='')}"
+        self._path = f"{parts.path.rstrip('/')}/v1/models/{quote(model.name, safe='')}" + _which(model)
         self._idle: list[HTTPConnection] = []  # append and pop are atomic: threads may share a client
 
     def predict(self, call: Call, seconds: float) -> dict[str, Any]:
@@ -117,7 +117,7 @@ class RestTransport:
 class AsyncRestTransport:
     """The asyncio twin: each exchange in a thread."""
 
-    def __init__(self, target: str, model: str, tls: Tls | None):
+    def __init__(self, target: str, model: Model, tls: Tls | None):
         self._blocking = RestTransport(target, model, tls)
 
     async def predict(self, call: Call, seconds: float) -> dict[str, Any]:
@@ -131,6 +131,12 @@ class AsyncRestTransport:
 
     async def close(self) -> None:
         self._blocking.close()
+
+
+def _which(model: Model) -> str:
+    if model.version is not None:
+        return f"/versions/{model.version}"
+    return f"/labels/{quote(model.label, safe='')}" if model.label else ""
 
 
 def _port(target: str) -> int | None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfrec.client.attempts import RefusedError
-from tfrec.client.calls import Call
+from tfrec.client.calls import Call, Model
 from tfrec.client.results import Signature, TensorInfo, VersionStatus
 from tfrec.messages import message_classes
 
@@ -30,7 +30,7 @@ TABLE = {
         8: "repeated bytes string_val",
     },
     "Int64Value": {1: "int64 value"},
-    "ModelSpec": {1: "string name", 2: "Int64Value version", 3: "string signature_name"},
+    "ModelSpec": {1: "string name", 2: "Int64Value version", 3: "string signature_name", 4: "string version_label"},
     "TensorEntry": {1: "string key", 2: "TensorProto value"},
     "PredictRequest": {1: "ModelSpec model_spec", 2: "repeated TensorEntry inputs"},
     "PredictResponse": {1: "repeated TensorEntry outputs", 2: "ModelSpec model_spec"},
@@ -80,10 +80,10 @@ METADATA = _method("PredictionService", "GetModelMetadata")
 STATUS = _method("ModelService", "GetModelStatus")
 
 
-def predict_request(model: str, call: Call) -> Any:
+def predict_request(model: Model, call: Call) -> Any:
     """A PredictRequest."""
-    request = PREDICT.request()
-    request.model_spec.name, request.model_spec.signature_name = model, call.signature
+    request = PREDICT.request(model_spec=_spec(model))
+    request.model_spec.signature_name = call.signature
     for name, value in call.inputs.items():
         _fill(request.inputs.add(key=name).value, value)
     return request
@@ -102,9 +102,9 @@ def read_outputs(response: Any, call: Call) -> dict[str, Any]:
     return {name: _values(tensors[name]) for name in call.outputs}
 
 
-def metadata_request(model: str) -> Any:
+def metadata_request(model: Model) -> Any:
     """A GetModelMetadataRequest."""
-    return METADATA.request(model_spec=MESSAGES["ModelSpec"](name=model), metadata_field=[_SIGNATURES])
+    return METADATA.request(model_spec=_spec(model), metadata_field=[_SIGNATURES])
 
 
 def read_signatures(response: Any) -> dict[str, Signature]:
@@ -114,9 +114,9 @@ def read_signatures(response: Any) -> dict[str, Signature]:
     return {entry.key: Signature(_infos(entry.value.inputs), _infos(entry.value.outputs)) for entry in definitions}
 
 
-def status_request(model: str) -> Any:
+def status_request(model: Model) -> Any:
     """A GetModelStatusRequest."""
-    return STATUS.request(model_spec=MESSAGES["ModelSpec"](name=model))
+    return STATUS.request(model_spec=_spec(model))
 
 
 def read_status(response: Any) -> tuple[VersionStatus, ...]:
@@ -125,6 +125,11 @@ def read_status(response: Any) -> tuple[VersionStatus, ...]:
         VersionStatus(found.version, STATES.get(found.state, "UNKNOWN"), found.status.error_message)
         for found in response.model_version_status
     )
+
+
+def _spec(model: Model) -> Any:
+    version = None if model.version is None else MESSAGES["Int64Value"](value=model.version)
+    return MESSAGES["ModelSpec"](name=model.name, version=version, version_label=model.label)
 
 
 def _infos(entries: Any) -> dict[str, TensorInfo]:

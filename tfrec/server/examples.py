@@ -26,6 +26,7 @@ from tfrec.server.tensors import dtype_of
 
 _INPUTS, _OUTPUTS, _CLASSES, _SCORES = "inputs", "outputs", "classes", "scores"
 _NAMES = {CLASSIFY: "classification", REGRESS: "regression"}
+_ALIASES = {CLASSIFY: (_CLASSES, _SCORES), REGRESS: (_OUTPUTS,)}
 
 
 def run_classify(
@@ -34,7 +35,7 @@ def run_classify(
     """Answers a ClassificationRequest.
 
     Raises:
-        RequestError: the signature does not classify, the input is empty, or the graph refuses it.
+        RequestError: the signature cannot classify, the input is empty, or the graph refuses it.
     """
     response = ClassificationResponse()
     _answer(servable, version, request, response, CLASSIFY, deadline)
@@ -47,7 +48,7 @@ def run_regress(
     """Answers a RegressionRequest.
 
     Raises:
-        RequestError: the signature does not regress, the input is empty, or the graph refuses it.
+        RequestError: the signature cannot regress, the input is empty, or the graph refuses it.
     """
     response = RegressionResponse()
     _answer(servable, version, request, response, REGRESS, deadline)
@@ -63,13 +64,11 @@ def run_multi_inference(
         RequestError: the tasks do not go together, the input is empty, or the graph refuses it.
     """
     tasks = _checked_tasks(servable, request.tasks)
-    tensors = {_input_tensor(signature, task.method_name) for task, signature in tasks}
-    if len(tensors) > 1:
-        raise invalid("Input tensor must be the same for all Signatures.")
-    fetches = sorted({tensor for task, signature in tasks for tensor in _FETCHES[task.method_name](signature)})
-    values, count = _run(servable, next(iter(tensors), ""), fetches, request.input, deadline)
+    fetches = sorted({tensor for _, _, outputs in tasks for tensor in outputs})
+    tensor = tasks[0][1].inputs[_INPUTS].tensor if tasks else ""
+    values, count = _run(servable, tensor, fetches, request.input, deadline)
     response = MultiInferenceResponse()
-    for task, signature in tasks:
+    for task, signature, _ in tasks:
         result = response.results.add()
         fill_spec(result.model_spec, task.model_spec, version)
         filled = getattr(result, f"{_NAMES[task.method_name]}_result")
@@ -103,28 +102,21 @@ def count_examples(given: Input) -> int:
 def _answer(
     servable: Servable, version: int | None, request: Any, response: Any, method: str, deadline: float | None
 ) -> None:
-    signature = _signature(servable, request.model_spec.signature_name, method)
-    tensor, fetches = _input_tensor(signature, method), _FETCHES[method](signature)
-    values, count = _run(servable, tensor, fetches, request.input, deadline)
+    name = request.model_spec.signature_name or DEFAULT_SIGNATURE
+    if name not in servable.signatures:
+        raise invalid(f"No signature was found with the name: {name}")
+    fetches = _fetches(servable, name, method)
+    signature = servable.signatures[name]
+    values, count = _run(servable, signature.inputs[_INPUTS].tensor, fetches, request.input, deadline)
     fill_spec(response.model_spec, request.model_spec, version)
     _FILL[method](response.result, signature, values, count)
 
 
-def _signature(servable: Servable, name: str, method: str) -> Signature:
-    name = name or DEFAULT_SIGNATURE
-    if name not in servable.signatures:
-        raise invalid(f"No signature was found with the name: {name}")
-    return _of_method(servable.signatures[name], method)
-
-
-def _of_method(signature: Signature, method: str) -> Signature:
-    if signature.method != method:
-        raise invalid(f"Expected {_NAMES[method]} signature method_name to be {method}. Was: {signature.method}")
-    return signature
-
-
-def _checked_tasks(servable: Servable, tasks: Sequence[InferenceTask]) -> list[tuple[InferenceTask, Signature]]:
-    checked: dict[str, tuple[InferenceTask, Signature]] = {}
+def _checked_tasks(
+    servable: Servable, tasks: Sequence[InferenceTask]
+) -> list[tuple[InferenceTask, Signature, list[str]]]:
+    """Tasks with their signatures and the tensors that they fetch."""
+    checked: dict[str, tuple[InferenceTask, Signature, list[str]]] = {}
     for task in tasks:
         spec, name = task.model_spec, task.model_spec.signature_name or DEFAULT_SIGNATURE
         if not spec.name:
@@ -137,41 +129,35 @@ def _checked_tasks(servable: Servable, tasks: Sequence[InferenceTask]) -> list[t
             raise invalid(f"Requested signature not found in model graph: {name}")
         if task.method_name not in _NAMES:
             raise RequestError("UNIMPLEMENTED", f"Unsupported signature method_name: {task.method_name}")
-        checked[name] = task, _of_method(servable.signatures[name], task.method_name)
+        checked[name] = task, servable.signatures[name], _fetches(servable, name, task.method_name)
+        if len({signature.inputs[_INPUTS].tensor for _, signature, _ in checked.values()}) > 1:
+            raise invalid("Input tensor must be the same for all Signatures.")
     return list(checked.values())
 
 
-def _input_tensor(signature: Signature, method: str) -> str:
+def _fetches(servable: Servable, name: str, method: str) -> list[str]:
+    """The tensors that a call fetches of a signature, once that is known to fit the call."""
+    signature, kind = servable.signatures[name], _NAMES[method]
+    if servable.check_methods and signature.method != method:
+        raise invalid(f"Expected {kind} signature method_name to be {method}. Was: {signature.method}")
     if len(signature.inputs) != 1:
         raise invalid("Expected one input Tensor.")
     if method == CLASSIFY and len(signature.outputs) not in (1, 2):
         raise invalid(f"Expected one or two output Tensors, found {len(signature.outputs)}")
     if method == REGRESS and len(signature.outputs) != 1:
         raise invalid("Expected one output Tensor.")
+    text = str(servable.signature_defs.signature_def[name])
     if _INPUTS not in signature.inputs:
-        raise RequestError(
-            "FAILED_PRECONDITION", f"No {_NAMES[method]} inputs found in SignatureDef: {list(signature.inputs)}"
-        )
-    return signature.inputs[_INPUTS].tensor
-
-
-def _classes(signature: Signature) -> list[str]:
-    found = [signature.outputs[alias].tensor for alias in (_CLASSES, _SCORES) if alias in signature.outputs]
-    if not found:
-        raise RequestError(
-            "FAILED_PRECONDITION",
+        raise invalid(f"No {kind} inputs found in SignatureDef: {text}")
+    fetches = [signature.outputs[alias].tensor for alias in _ALIASES[method] if alias in signature.outputs]
+    if not fetches and method == CLASSIFY:
+        raise invalid(
             f'Expected classification signature outputs to contain at least one of "{_CLASSES}" or "{_SCORES}". '
-            f"Signature was: {list(signature.outputs)}",
+            f"Signature was: {text}"
         )
-    return found
-
-
-def _value(signature: Signature) -> list[str]:
-    if _OUTPUTS not in signature.outputs:
-        raise RequestError(
-            "FAILED_PRECONDITION", f"No regression outputs found in SignatureDef: {list(signature.outputs)}"
-        )
-    return [signature.outputs[_OUTPUTS].tensor]
+    if not fetches:
+        raise invalid(f"No regression outputs found in SignatureDef: {text}")
+    return fetches
 
 
 def _run(
@@ -234,7 +220,6 @@ def _dtype(value: np.ndarray) -> str:
     return DataType.Name(dtype_of(value).as_datatype_enum)
 
 
-_FETCHES: Mapping[str, Callable[[Signature], list[str]]] = {CLASSIFY: _classes, REGRESS: _value}
 _FILL: Mapping[str, Callable[[Any, Signature, Mapping[str, Any], int], None]] = {
     CLASSIFY: _fill_classes,
     REGRESS: _fill_values,

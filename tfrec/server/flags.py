@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 import os
 
+# Flags of tensorflow_model_server about GPUs, TFLite, profiling and memory that this server has no use for: a command
+# line that works there starts this one too.
+WITHOUT_EFFECT = (
+    *("enable_profiler", "enforce_session_run_timeout", "flush_filesystem_caches", "num_tflite_interpreters_per_pool"),
+    *("num_tflite_pools", "num_unload_threads", "per_process_gpu_memory_fraction"),
+    *("remove_unused_fields_from_bundle_metagraph", "xla_cpu_compilation_enabled"),
+)
 EXAMPLE = "example: tfrec-model-server --port 8500 --model_name shop --model_base_path exports/shop"
 
 
@@ -14,6 +21,8 @@ def parser(description: str) -> argparse.ArgumentParser:
     _addresses(made)
     _models(made)
     _execution(made)
+    for name in WITHOUT_EFFECT:
+        made.add_argument(f"--{name}", nargs="?", const="true", help="taken, without effect here")
     return made
 
 
@@ -46,12 +55,14 @@ def _models(made: argparse.ArgumentParser) -> None:
     _switch(made, "allow_version_labels_for_unavailable_models", False, "labels may name versions still to come")
     made.add_argument("--max_num_load_retries", type=int, default=5, help="attempts after a failed load")
     made.add_argument("--load_retry_interval_micros", type=int, default=60_000_000, help="pause between attempts")
+    made.add_argument("--saved_model_tags", default="serve", help="comma separated, of the graph to load")
     made.add_argument("--num_load_threads", type=int, default=0, help="versions loaded at a time; 0 = one")
     _switch(made, "enable_model_warmup", True, "run the warm-up requests of a version before it serves")
     made.add_argument("--num_request_iterations_for_warmup", type=int, default=0, help="how often each; 0 = once")
 
 
 def _execution(made: argparse.ArgumentParser) -> None:
+    _switch(made, "enable_signature_method_name_check", False, "signatures answer only the calls of their method_name")
     _switch(made, "enable_batching", False, "join requests into batches")
     made.add_argument("--batching_parameters_file", default="", help="text BatchingParameters")
     made.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads inside an operation")

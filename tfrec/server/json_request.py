@@ -245,9 +245,13 @@ def _is_whole(value: int) -> bool:
 def _decoded(value: dict[str, Any]) -> bytes:
     if not _is_base64(value):
         raise invalid(f"JSON Value: {describe(value)} not formatted correctly for base64 data")
-    text = value["b64"].rstrip("=")
+    text = "".join(value["b64"].split())
+    digits = text.rstrip("=")
+    padding = "=" * (-len(digits) % 4)
+    if text not in (digits, digits + padding):
+        raise invalid("Unable to base64 decode")
     try:
-        return base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
+        return base64.b64decode(digits + padding, validate=True)
     except (binascii.Error, ValueError) as error:
         raise invalid("Unable to base64 decode") from error
 

@@ -6,15 +6,13 @@ Reference: tensorflow_serving/util/json_tensor.cc.
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 from tensorflow_serving.apis.classification_pb2 import ClassificationResult
 from tensorflow_serving.apis.regression_pb2 import RegressionResult
 
-from tfrec.server.json_text import decimals
+from tfrec.server.json_text import decimals, quoted
 from tfrec.server.status import invalid
 from tfrec.server.tensors import dtype_name, dtype_of
 
@@ -36,7 +34,7 @@ def predictions(outputs: Mapping[str, np.ndarray]) -> str:
         return _enclosed("predictions", ", ".join(lines))
     items = []
     for i in range(rows):
-        members = (f"{_key(name)}: {_one_line(texts[name], value.shape, i)}" for name, value in outputs.items())
+        members = (f"{quoted(name)}: {_one_line(texts[name], value.shape, i)}" for name, value in outputs.items())
         items.append("\n        {\n            " + ",\n            ".join(members) + "\n        }")
     return _enclosed("predictions", ",".join(items))
 
@@ -52,7 +50,7 @@ def columns(outputs: Mapping[str, np.ndarray]) -> str:
     }
     if len(outputs) == 1:
         return f'{{\n    "outputs": {next(iter(nested.values()))}\n}}'
-    members = ",\n        ".join(f"{_key(name)}: {text}" for name, text in nested.items())
+    members = ",\n        ".join(f"{quoted(name)}: {text}" for name, text in nested.items())
     return f'{{\n    "outputs": {{\n        {members}\n    }}\n}}'
 
 
@@ -67,7 +65,7 @@ def classifications(result: ClassificationResult) -> str:
     rows = []
     for found in result.classifications:
         scores = decimals(np.array([c.score for c in found.classes], np.float32)) if found.classes else []
-        pairs = (f"[{_key(c.label)}, {score}]" for c, score in zip(found.classes, scores, strict=True))
+        pairs = (f"[{quoted(c.label)}, {score}]" for c, score in zip(found.classes, scores, strict=True))
         rows.append(f"[{', '.join(pairs)}]")
     return _enclosed("results", ", ".join(rows))
 
@@ -86,7 +84,7 @@ def regressions(result: RegressionResult) -> str:
 
 def error(text: str) -> str:
     """The body of a refusal."""
-    return f'{{\n    "error": {_key(text)}\n}}'
+    return f'{{\n    "error": {quoted(text)}\n}}'
 
 
 def _enclosed(key: str, items: str) -> str:
@@ -115,11 +113,11 @@ def _texts(name: str, value: np.ndarray) -> list[str]:
     if kind in ("float", "double"):
         return decimals(flat) if len(flat) else []
     if kind != "string":
-        return [json.dumps(element) for element in flat.tolist()]
+        return [quoted(element) for element in flat.tolist()]
     strings = [element.encode() if isinstance(element, str) else element for element in flat.tolist()]
     if name.endswith(_BYTES):
         return [f'{{\n"b64": "{base64.b64encode(element).decode()}"\n}}' for element in strings]
-    return [_key(element.decode("utf-8", "surrogateescape")) for element in strings]
+    return [quoted(element.decode("utf-8", "surrogateescape")) for element in strings]
 
 
 def _one_line(texts: list[str], shape: tuple[int, ...], row: int) -> str:
@@ -142,7 +140,3 @@ def _nested(texts: list[str], shape: tuple[int, ...], depth: int) -> str:
     size, pad = len(texts) // shape[0], "    " * (depth + 1)
     parts = (_nested(texts[i * size : (i + 1) * size], shape[1:], depth + 1) for i in range(shape[0]))
     return "[\n" + ",\n".join(pad + part for part in parts) + "\n" + "    " * depth + "]"
-
-
-def _key(text: Any) -> str:
-    return json.dumps(text, ensure_ascii=False)

@@ -20,6 +20,7 @@ _BOM = b"\xef\xbb\xbf"
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _HEX = re.compile(rb"[0-9a-fA-F]{4}")
 _PLAIN = re.compile(rb'[^"\\\x00-\x1f]*')
+_ESCAPES = re.compile(r"\\\\|\\u00[01][0-9a-f]")  # an escaped backslash is no beginning of an escape
 _INDENT = 4
 
 
@@ -68,7 +69,13 @@ def describe(value: Any) -> str:
         with np.errstate(over="ignore"):
             single = np.float32(value)
         return decimals(np.array([value], np.float32 if float(single) == value or np.isfinite(single) else float))[0]
-    return json.dumps(value, indent=_INDENT, ensure_ascii=False)
+    return quoted(value, _INDENT)
+
+
+def quoted(value: Any, indent: int | None = None) -> str:
+    """JSON text, with control characters in capital digits."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _ESCAPES.sub(lambda found: found[0][:2] + found[0][2:].upper(), text)
 
 
 def decimals(values: np.ndarray) -> list[str]:

@@ -5,6 +5,7 @@ Reference: tensorflow_serving/model_servers/{http_rest_api_handler,http_rest_api
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import numpy as np
-from google.protobuf.json_format import MessageToJson
+from google.protobuf.json_format import MessageToDict
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
 from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
@@ -29,7 +30,7 @@ _WHICH = r"(?:/versions/(?P<version>\d+)|/labels/(?P<label>[^/:]+))?"
 _CALL = re.compile(rf"/v1/models/(?P<name>[^/:]+){_WHICH}:(?P<method>classify|regress|predict)", re.IGNORECASE)
 _LOOK = re.compile(rf"/v1/models(?:/(?P<name>[^/:]+))?{_WHICH}(?:/(?P<metadata>metadata))?", re.IGNORECASE)
 _API = re.compile(r"/v1/.*", re.IGNORECASE)
-_LARGEST = 2**63 - 1
+_LARGEST, _DIGITS = 2**63 - 1, 19
 _STATUS = {
     "OK": 200, "CANCELLED": 499, "UNKNOWN": 500, "INVALID_ARGUMENT": 400, "DEADLINE_EXCEEDED": 504, "NOT_FOUND": 404,
     "ALREADY_EXISTS": 409, "PERMISSION_DENIED": 403, "RESOURCE_EXHAUSTED": 429, "FAILED_PRECONDITION": 400,
@@ -64,8 +65,8 @@ class Rest:
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Answers a request, whatever it is."""
-        if self._metrics_path and path == self._metrics_path:
-            return Answer(200, "text/plain", self._api.metrics.page().encode())
+        if self._metrics_path and path.partition("?")[0] == self._metrics_path:
+            return self._metrics(path)
         if not _API.fullmatch(path):
             return Answer(404, "text/html", _NOT_FOUND.encode())
         try:
@@ -78,13 +79,19 @@ class Rest:
     def _dispatch(self, method: str, path: str, body: bytes) -> str:
         call, look = _CALL.fullmatch(path), _LOOK.fullmatch(path)
         if method == "POST" and call:
-            spec, name = _spec(call), call["method"].lower()
-            return self._api.measured(lambda: self._call(name, spec, body), spec.name, name, "REST")
+            spec, name = _spec(call), call["method"]
+            if name.islower():  # as the path may be written in capitals, the method may not
+                return self._api.measured(lambda: self._call(name, spec, body), spec.name, name, "REST")
         if method == "GET" and look:
             if not look["name"]:
                 raise invalid("Missing model name in request.")
-            return self._metadata(_spec(look)) if look["metadata"] else self._model_status(_spec(look))
+            return self._metadata(_spec(look)) if look["metadata"] == "metadata" else self._model_status(_spec(look))
         raise invalid(f"Malformed request: {method} {path}")
+
+    def _metrics(self, path: str) -> Answer:
+        if path != self._metrics_path:
+            return Answer(400, "text/plain", f"Unexpected path: {path}. Should be {self._metrics_path}".encode())
+        return Answer(200, "text/plain", self._api.metrics.page().encode())
 
     def _call(self, method: str, spec: ModelSpec, body: bytes) -> str:
         deadline = time.monotonic() + self.timeout_seconds
@@ -130,7 +137,7 @@ def _json(status: int, text: str) -> Answer:
 def _spec(found: re.Match[str]) -> ModelSpec:
     spec = ModelSpec(name=_unescaped(found["name"]))
     if found["version"]:
-        if int(found["version"]) > _LARGEST:
+        if len(found["version"].lstrip("0")) > _DIGITS or int(found["version"]) > _LARGEST:
             raise invalid(f"Failed to convert version: {found['version']} to numeric.")
         spec.version.value = int(found["version"])
     if found["label"]:
@@ -153,5 +160,24 @@ def _inputs(servable: Servable, signature: str) -> json_request.Infos:
 
 
 def _proto_json(message: Any) -> str:
-    text = MessageToJson(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1)
-    return text + "\n"
+    tree = MessageToDict(message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return json.dumps(_choices_last(message.DESCRIPTOR, tree), indent=1, ensure_ascii=False) + "\n"
+
+
+def _choices_last(kind: Any, tree: dict[str, Any]) -> dict[str, Any]:
+    """Members in the order of protobuf's C++ writer: as declared, and what is chosen of a oneof at the end."""
+    fields = [kind.fields_by_name[name] for name in tree]
+    fields.sort(key=lambda field: (field.containing_oneof is not None, field.index))
+    return {field.name: _ordered(field, tree[field.name]) for field in fields}
+
+
+def _ordered(field: Any, value: Any) -> Any:
+    kind = field.message_type
+    if kind is None or isinstance(value, str):
+        return value
+    if kind.GetOptions().map_entry:
+        entry = kind.fields_by_name["value"]
+        return {key: _ordered(entry, part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_choices_last(kind, part) for part in value]
+    return _choices_last(kind, value)

@@ -13,7 +13,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf.meta_graph_pb2 import MetaGraphDef, SignatureDef
 from tensorflow_serving.apis.get_model_metadata_pb2 import SignatureDefMap
 
-from tfrec.server.session import GraphSession, Threads, read_meta_graph
+from tfrec.server.graph_io import read_meta_graph
+from tfrec.server.session import GraphSession, Threads
 from tfrec.server.status import RequestError, invalid
 from tfrec.server.tensors import dtype_name, dtype_of, to_array
 from tfrec.server.text_ops import text_op_libraries
@@ -63,6 +64,9 @@ class Servable:
         path: the folder that holds saved_model.pb.
         threads: of its session.
         wrap: puts something in front of the session, as batching.
+        tags: of the MetaGraphDef.
+        check_methods: whether a signature answers only the calls that its method_name says; TensorFlow 2 names them all
+            predict.
 
     Raises:
         RequestError: the folder is no SavedModel that this runtime can load.
@@ -73,13 +77,15 @@ class Servable:
         path: str | Path,
         threads: Threads | None = None,
         wrap: Callable[[GraphSession], Session] | None = None,
+        tags: Sequence[str] = ("serve",),
+        check_methods: bool = False,
     ):
-        self.path = Path(path)
+        self.path, self.check_methods = Path(path), check_methods
         load_text_ops()
-        meta_graph = read_meta_graph(self.path)
+        meta_graph, graph = read_meta_graph(self.path, tags)
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
         self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
-        session = GraphSession(self.path, meta_graph, threads)
+        session = GraphSession(self.path, meta_graph, graph, threads)
         self.session: Session = wrap(session) if wrap else session
 
     def run(
@@ -123,7 +129,7 @@ class Servable:
         if name not in self.signatures:
             raise RequestError("FAILED_PRECONDITION", f'Serving signature key "{name}" not found.')
         found = self.signatures[name]
-        if found.method not in (PREDICT, CLASSIFY, REGRESS):
+        if self.check_methods and found.method not in (PREDICT, CLASSIFY, REGRESS):
             raise RequestError(
                 "INTERNAL",
                 f"Expected prediction signature method_name to be one of {{{PREDICT}, {CLASSIFY}, {REGRESS}}}. "
