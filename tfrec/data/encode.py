@@ -51,12 +51,16 @@ def encode(
         DataError: a column is missing, nothing is left, or a split is empty.
     """
     received = store("received", _needed(config, interactions))
+    size = checks.rows_in(received)
     rows = checks.drop_unusable(received, problems)
     user_codes = store("user_codes", _codes(rows, "user"))
     item_codes = store("item_codes", _codes(rows if catalogue is None else catalogue, "item"))
     events = store("coded", _coded(rows, user_codes, item_codes))
+    # Strings are most of what there is to hold.
+    usable = checks.rows_in(rows)
+    store.drop(received)
     if catalogue is not None:
-        unknown = checks.rows_in(rows) - checks.rows_in(events)
+        unknown = usable - checks.rows_in(events)
         checks.count(problems, "interactions with items that the items table lacks", unknown)
     _need_some(events, problems)
     events = _divided(config, events, store, problems)
@@ -67,10 +71,11 @@ def encode(
     items = store("items", known)
     indexed = store("indexed", _indexed(events, users, items))
     late = checks.rows_in(events) - checks.rows_in(indexed)
+    store.drop(events)
     checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
     strangers = checks.rows_in(indexed.filter((indexed.user == 0) & (indexed.split != splits.TRAIN)))
     checks.count(problems, "valid and test interactions of users that train lacks", strangers)
-    return Encoded(indexed, users, items, checks.rows_in(received))
+    return Encoded(indexed, users, items, size)
 
 
 def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
@@ -126,14 +131,16 @@ def _divided(config: Config, events: ir.Table, store: Store, problems: Problems)
     kind, least = data.split.kind, {"user": data.min_user_interactions, "item": data.min_item_interactions}
 
     def divide(events: ir.Table) -> ir.Table:
-        return store("divided", splits.assign(events, data.split, evaluate.holdout, config.run.seed))
+        divided = store("divided", splits.assign(events, data.split, evaluate.holdout, config.run.seed))
+        store.drop(events)
+        return divided
 
     if kind == "given":
         events = divide(events)
     if evaluate.repeats == "mask":
         # A target is never masked, so a given part keeps what another part has too.
         within = ("split",) if kind == "given" else ()
-        events = store("first_of_pairs", checks.first_of_pairs(events, problems, within))
+        events = checks.first_of_pairs(events, store, problems, within)
     if kind == "temporal":  # a count that reads beyond the cut would know the future
         return checks.frequent(divide(events), least, store, problems, train_only=True)
     events = checks.frequent(events, least, store, problems)
