@@ -174,6 +174,9 @@ class Train(Section):
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
+    memory: float = Field(
+        default=4.0, gt=0, description="GiB that events may take; more are read from Parquet, and users are sampled"
+    )
     tensorboard: bool = False
     init_from: str | None = Field(default=None, description="a run folder to warm-start from")
 

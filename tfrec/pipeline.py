@@ -117,6 +117,7 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run
+    say(_where_events_are(run))
     data = run.retrieval_data()
     if config.train.init_from:
         earlier = Run.open(config.train.init_from)
@@ -127,6 +128,18 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
     if config.model.blend:
         _choose_blend(run, fitted, say)
     return run
+
+
+def _where_events_are(run: Run) -> str:
+    prepared = run.prepared
+    size = f"{prepared.groups.events:,} events take {prepared.groups.bytes() / 2**30:.3g} GiB"
+    if prepared.fits:
+        return f"{size}: in memory"
+    sampled = len(np.unique(prepared.events["user"]))
+    return (
+        f"{size}, more than train.memory, {run.config.train.memory:g}: training reads them from Parquet; "
+        f"the blend, baselines, metrics and stored histories are of {sampled:,} of {len(prepared.user_ids):,} users"
+    )
 
 
 def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:

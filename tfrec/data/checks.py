@@ -39,8 +39,9 @@ def count(problems: Problems, name: str, rows: int) -> None:
         problems[name] = problems.get(name, 0) + rows
 
 
-def drop_unusable(interactions: ir.Table, problems: Problems) -> ir.Table:
-    """Interactions that have a user, an item and, where there is a timestamp column, a readable time."""
+def drop_unusable(interactions: ir.Table, problems: Problems) -> tuple[ir.Table, int]:
+    """Interactions that have a user, an item and, where there is a timestamp column, a readable time; and how many
+    there were."""
     no_user, no_item = interactions.user_id.isnull(), interactions.item_id.isnull()
     no_time = interactions[TIME].isnull() if TIME in interactions.columns else ibis.literal(False)
     rules = {
@@ -48,10 +49,11 @@ def drop_unusable(interactions: ir.Table, problems: Problems) -> ir.Table:
         "interactions without item_id": ~no_user & no_item,
         "interactions whose timestamp is neither epoch seconds nor a date": ~no_user & ~no_item & no_time,
     }
-    found = interactions.aggregate(**{f"_{i}": rule.sum() for i, rule in enumerate(rules.values())})
-    for name, rows in zip(rules, found.to_pyarrow().to_pylist()[0].values(), strict=True):
-        count(problems, name, rows or 0)
-    return interactions.filter(~(no_user | no_item | no_time))
+    sums = {f"_{i}": rule.sum() for i, rule in enumerate(rules.values())}
+    [found] = interactions.aggregate(**sums, _all=interactions.count()).to_pyarrow().to_pylist()
+    for i, name in enumerate(rules):
+        count(problems, name, found[f"_{i}"] or 0)
+    return interactions.filter(~(no_user | no_item | no_time)), found["_all"]
 
 
 def unique_rows(table: ir.Table, key: str, what: str, problems: Problems) -> ir.Table:
@@ -82,19 +84,19 @@ def first_of_pairs(events: ir.Table, store: Store, problems: Problems, within: t
     return first
 
 
-def frequent(
-    events: ir.Table, least: dict[str, int], store: Store, problems: Problems, train_only: bool = False
-) -> ir.Table:
+def frequent(events: ir.Table, least: dict[str, int], store: Store, train_only: bool = False) -> ir.Table:
     """Events of users and items that have enough of them, repeated until nothing changes (k-core).
 
     Counts are corrected by what a turn removes, so that a turn costs a scan and not a new count.
 
     Args:
-        events: user and item, and with ``train_only`` the int8 column split; stored, and dropped when some go.
+        events: user and item, and with ``train_only`` the int8 column split; stored.
         least: events that a "user" and an "item" need; one is no filter.
         store: evaluates a step.
-        problems: the events that go are counted here.
         train_only: whether only train events count; events of all splits go.
+
+    Returns:
+        An expression that is not evaluated.
     """
     least = {key: number for key, number in least.items() if number > 1}
     weight = (events.split == TRAIN if train_only else ibis.literal(True)).cast("int64")
@@ -106,10 +108,10 @@ def frequent(
         rare = {key: store(f"rare_{key}_{turn}", table) for key, table in rare.items()}
         if not any(rows_in(table) for table in rare.values()):
             break
-        going = store(f"going_{turn}", _alive(weighted, gone).filter(lambda events: _any_of(events, rare)))
+        going = store(f"going_{turn}", _with_any(_alive(weighted, gone), rare))
         left = {key: store(f"{key}_counts_{turn}", _less(table, going, rare[key], key)) for key, table in left.items()}
         gone = {key: table.union(gone[key]) if key in gone else table for key, table in rare.items()}
-    return _without(events, gone, store, problems) if gone else events
+    return _alive(events, gone)
 
 
 def _sums(weighted: ir.Table, key: str) -> ir.Table:
@@ -120,8 +122,8 @@ def _alive(events: ir.Table, gone: dict[str, ir.Table]) -> ir.Table:
     return functools.reduce(lambda kept, key: kept.anti_join(gone[key], key), gone, events)
 
 
-def _any_of(events: ir.Table, rare: dict[str, ir.Table]) -> ir.BooleanValue:
-    return functools.reduce(operator.or_, [events[key].isin(table[key]) for key, table in rare.items()])
+def _with_any(events: ir.Table, rare: dict[str, ir.Table]) -> ir.Table:
+    return events.filter(functools.reduce(operator.or_, [events[key].isin(rare[key][key]) for key in rare]))
 
 
 def _less(counts: ir.Table, going: ir.Table, rare: ir.Table, key: str) -> ir.Table:
@@ -129,13 +131,6 @@ def _less(counts: ir.Table, going: ir.Table, rare: ir.Table, key: str) -> ir.Tab
     lost = _sums(going, key).rename(_lost="_n")
     joined = counts.anti_join(rare, key).left_join(lost, key)
     return joined.select(key, _n=joined._n - ibis.coalesce(joined._lost, 0))
-
-
-def _without(events: ir.Table, gone: dict[str, ir.Table], store: Store, problems: Problems) -> ir.Table:
-    kept = store("frequent", _alive(events, gone))
-    count(problems, "interactions of too rare users or items", rows_in(events) - rows_in(kept))
-    store.drop(events)
-    return kept
 
 
 def rows_in(table: ir.Table) -> int:

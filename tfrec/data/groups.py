@@ -112,6 +112,17 @@ class EventGroups:
                 table = file.read_row_group(place, columns=list(columns), use_threads=False)
         return {name: array(table[name]) for name in columns}
 
+    def require_whole_users(self) -> None:
+        """Raises a DataError when the events of a user go on in another row group, as in older prepared tables."""
+        before = 0
+        for path, place, _ in self.groups:
+            footer = self._footers[path].row_group(place)
+            user = footer.column(self.columns.index("user")).statistics
+            if user.min <= before and user.max:
+                advice = "Run tfrec prepare again, under another run.name if this one is trained"
+                raise DataError("a row group must hold whole users", path, advice)
+            before = user.max
+
     def whole(self) -> dict[str, np.ndarray]:
         """All columns of all events."""
         parts = []

@@ -74,6 +74,7 @@ class ParquetBatches:
     def __post_init__(self) -> None:
         if self.batch % self.shards:
             raise TrainingError(f"a batch must be a multiple of its shards, {self.shards}", self.batch)
+        self.groups.require_whole_users()
         need_rows(int(self._rows.sum()), self.groups.events, self.first_event)
         if not all(self._rows[own].any() for own in self._shards):
             received = f"{np.count_nonzero(self._rows)} for {self.shards} workers"
@@ -146,14 +147,14 @@ class ParquetBatches:
     def _read_ahead(self, epoch: int, first: int, last: int) -> Iterator[tuple[Chunk, int]]:
         """Chunks that hold rows ``first`` to ``last`` of an epoch without end, and where to begin in each."""
         with ThreadPoolExecutor(1, thread_name_prefix="read-ahead") as pool:
-            waiting: Future[Chunk] | None = None
+            waiting: tuple[Future[Chunk], int] | None = None
             for groups, start in self._wanted(epoch, first, last):
-                ahead = pool.submit(self._chunk, epoch, groups)
+                ahead = pool.submit(self._chunk, epoch, groups), max(first - start, 0)
                 if waiting:
-                    yield waiting.result(), place
-                waiting, place = ahead, max(first - start, 0)
+                    yield waiting[0].result(), waiting[1]
+                waiting = ahead
             if waiting:
-                yield waiting.result(), place
+                yield waiting[0].result(), waiting[1]
 
     def _wanted(self, epoch: int, first: int, last: int) -> Iterator[tuple[np.ndarray, int]]:
         start = 0

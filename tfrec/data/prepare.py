@@ -168,11 +168,11 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     catalogue = side.open_side(tables.items, item_side, problems)
     people = side.open_side(tables.users, user_side, problems)
     catalogue = None if catalogue is None else store("catalogue", catalogue)
-    encoded = encode(config, tables.interactions, catalogue, store, problems)
+    encoded = encode(config, tables.interactions, catalogue, store, problems, tables.columnar)
     counts = _counts(encoded)
     columns = _write_events(encoded.events, store, folder / "events.parquet")
     for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
-        rows = side.indexed(vocabulary, encoded.events, table, one, problems)
+        rows = side.indexed(vocabulary, table, one, problems)
         rows.to_parquet(folder / f"{one.what}.parquet", compression="zstd")
     return {
         **counts,

@@ -6,12 +6,15 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
 from tfrec.config import Config
 from tfrec.data.batches import HistoryBatches
+from tfrec.data.groups import EventGroups
+from tfrec.data.parquet_batches import ParquetBatches
 from tfrec.errors import TrainingError
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import lists_of, make_holdout
@@ -40,6 +43,7 @@ class RetrievalData:
         user_columns, item_columns: feature tensors, row 0 for the unknown; "text" or "tokens" among the items'.
         vocabularies: embedding rows of each categorical feature.
         encoder: the pretrained text encoder when it learns, else None.
+        groups: all events, to train on from disk; ``events`` are then those of a sample of users.
         start: changes the freshly built model, as a warm start does.
     """
 
@@ -50,6 +54,7 @@ class RetrievalData:
     item_columns: Mapping[str, np.ndarray]
     vocabularies: Mapping[str, int]
     encoder: TextEncoder | None = None
+    groups: EventGroups | None = None
     start: Callable[[TwoTower], None] | None = None
 
     def sizes(self) -> dict[str, object]:
@@ -122,23 +127,27 @@ def _train(
     )
 
 
-def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches:
-    return HistoryBatches(
-        *lists_of(data.events, data.users, splits),
-        length=config.model.history_length,
-        batch=config.train.batch,
-        seed=config.run.seed,
-        targets=config.train.targets,
-        windows=config.train.windows,
-        first_event=config.model.user_id,
-    )
+def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches | ParquetBatches:
+    settings: dict[str, Any] = {
+        "length": config.model.history_length,
+        "batch": config.train.batch,
+        "seed": config.run.seed,
+        "targets": config.train.targets,
+        "windows": config.train.windows,
+        "first_event": config.model.user_id,
+    }
+    if data.groups:
+        return ParquetBatches(data.groups, splits, **settings)
+    return HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
 
 
-def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches) -> Objective:
+def _objective(
+    config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches | ParquetBatches
+) -> Objective:
     settings = config.train
     if settings.loss == "softmax":
         return next_item_softmax(model, settings.jit)
-    counts = np.bincount(batches.values, minlength=data.items + 1)
+    counts = batches.target_counts(data.items)
     if settings.loss == "in_batch":
         return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.jit)
     chances = counts if settings.negative_sampling == "popularity" else np.ones(data.items + 1)
