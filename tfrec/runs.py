@@ -202,6 +202,10 @@ class Run:
             items,
             self.preprocessor.rows(),
             self.encoder if how in ("lora", "full") else None,
+            counts={
+                "item": _with_unknown(self.prepared.items["count"].to_numpy()),
+                "user": _with_unknown(self.prepared.users["count"].to_numpy()),
+            },
             groups=None if self.prepared.fits else self.prepared.groups,
             **more,
         )
