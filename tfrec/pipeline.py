@@ -27,7 +27,7 @@ from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
-from tfrec.training import blending, retrieval, warm_start
+from tfrec.training import blending, memory, retrieval, warm_start
 from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
@@ -122,6 +122,7 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
     if config.train.init_from:
         earlier = Run.open(config.train.init_from)
         data = run.retrieval_data(start=warm_start.starter(earlier.model(), earlier.row_names(), run.row_names()))
+    say(memory.check(memory.tables(config, data), memory.available()))
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
