@@ -97,6 +97,25 @@ class Features(Section):
         return Schema(features=self.columns, text=self.text.columns)
 
 
+class IdTable(Section):
+    """How many rows the ids of one side get."""
+
+    kind: Literal["full", "hashed", "compositional"] = Field(
+        default="full", description="a row an id, the sum of rows that hashes pick, or a product of two small tables"
+    )
+    rows: int = Field(default=0, ge=0, description="hashed, compositional: rows of the (larger) table")
+    hashes: int = Field(default=2, ge=1, le=8, description="hashed: rows that are added")
+    min_count: int = Field(default=1, ge=1, description="full: ids with fewer train events share a row")
+
+    @model_validator(mode="after")
+    def _rows_are_meant(self) -> IdTable:
+        if bool(self.rows) != (self.kind != "full"):
+            raise ValueError('rows goes with kind = "hashed" or "compositional", and they need it')
+        if self.min_count > 1 and self.kind != "full":
+            raise ValueError('min_count goes with kind = "full"')
+        return self
+
+
 class Model(Section):
     kind: Literal["two_tower"] | ranker_config.Kind = Field(
         default="two_tower", description="retrieval, or a ranker, which reads kind, text, history_length and [ranker]"
@@ -104,6 +123,8 @@ class Model(Section):
     dimension: int = Field(default=128, ge=2, description="width of user and item vectors")
     item_id: bool = Field(default=True, description="an embedding row per item")
     user_id: bool = Field(default=False, description="an embedding row per user")
+    item_table: IdTable = IdTable()
+    user_table: IdTable = IdTable()
     text: Literal["none", "frozen", "lora", "full"] = Field(default="frozen", description="how the text encoder learns")
     lora_rank: int = Field(default=4, ge=1)
     history: tuple[Literal["mean", "decay", "transformer"], ...] = Field(
@@ -174,6 +195,9 @@ class Train(Section):
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
+    memory: float = Field(
+        default=4.0, gt=0, description="GiB that events may take; more are read from Parquet, and users are sampled"
+    )
     tensorboard: bool = False
     init_from: str | None = Field(default=None, description="a run folder to warm-start from")
 

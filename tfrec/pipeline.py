@@ -27,7 +27,7 @@ from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
-from tfrec.training import blending, retrieval, warm_start
+from tfrec.training import blending, memory, retrieval, warm_start
 from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
@@ -117,16 +117,30 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run
+    say(_where_events_are(run))
     data = run.retrieval_data()
     if config.train.init_from:
         earlier = Run.open(config.train.init_from)
         data = run.retrieval_data(start=warm_start.starter(earlier.model(), earlier.row_names(), run.row_names()))
+    say(memory.check(memory.tables(config, data), memory.available()))
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
     if config.model.blend:
         _choose_blend(run, fitted, say)
     return run
+
+
+def _where_events_are(run: Run) -> str:
+    prepared = run.prepared
+    size = f"{prepared.groups.events:,} events take {prepared.groups.bytes() / 2**30:.3g} GiB"
+    if prepared.fits:
+        return f"{size}: in memory"
+    sampled = len(np.unique(prepared.events["user"]))
+    return (
+        f"{size}, more than train.memory, {run.config.train.memory:g}: training reads them from Parquet; "
+        f"the blend, baselines, metrics and stored histories are of {sampled:,} of {len(prepared.user_ids):,} users"
+    )
 
 
 def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:

@@ -98,7 +98,10 @@ class Run:
 
     @functools.cached_property
     def prepared(self) -> tables.Prepared:
-        return tables.load(self.folder / "prepared")
+        """The prepared tables; a retrieval model's events may be those of a sample of users."""
+        bounded = self.config.model.kind == "two_tower"
+        memory = int(self.config.train.memory * 2**30) if bounded else None
+        return tables.load(self.folder / "prepared", memory, self.config.run.seed)
 
     @functools.cached_property
     def preset(self) -> str:
@@ -199,6 +202,11 @@ class Run:
             items,
             self.preprocessor.rows(),
             self.encoder if how in ("lora", "full") else None,
+            counts={
+                "item": _with_unknown(self.prepared.items["count"].to_numpy()),
+                "user": _with_unknown(self.prepared.users["count"].to_numpy()),
+            },
+            groups=None if self.prepared.fits else self.prepared.groups,
             **more,
         )
 

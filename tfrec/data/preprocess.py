@@ -126,7 +126,8 @@ def joined(parts: Iterable[Statistics]) -> Statistics:
 def _vocabulary(feature: Feature, column: np.ndarray) -> list[str]:
     values = _split_values(feature, tf.constant(column, tf.string)).numpy().ravel() if len(column) else []
     frequency = Counter(value.decode() for value in values if value)
-    ordered = sorted(frequency, key=lambda value: (-frequency[value], value))
+    frequent = (value for value, count in frequency.items() if count >= feature.min_count)
+    ordered = sorted(frequent, key=lambda value: (-frequency[value], value))
     return ordered[: feature.max_vocabulary]
 
 
