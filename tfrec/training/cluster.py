@@ -13,7 +13,7 @@ from importlib.metadata import version
 from typing import Any, NamedTuple
 
 from tfrec.config import Config
-from tfrec.errors import ConfigError, Restart
+from tfrec.errors import ConfigError, RestartError
 from tfrec.training.peers import Peers, meet
 from tfrec.training.strategies import make_strategy
 
@@ -27,12 +27,12 @@ class Task(NamedTuple):
 
     Args:
         names: of all processes, the one that leads first.
-        index: of this one among them.
+        place: of this one among them.
         address: host:port of the one that leads.
     """
 
     names: tuple[str, ...]
-    index: int
+    place: int
     address: str
 
 
@@ -87,7 +87,7 @@ def joined(config: Config) -> Iterator[Peers]:
     Raises:
         ConfigError: the environment names no cluster, or the settings or versions of its processes differ.
         TrainingError: a process did not come.
-        Restart: one is gone.
+        RestartError: one is gone.
     """
     settings = config.train
     if settings.strategy not in _JOBS:
@@ -126,7 +126,7 @@ def _given_up_after(seconds: float) -> Iterator[None]:
 
     def give_up() -> None:
         print(f"tfrec: the cluster did not form within train.peer_seconds, {seconds:g}", file=sys.stderr, flush=True)
-        os._exit(Restart.exit_code)
+        os._exit(RestartError.exit_code)
 
     timer = threading.Timer(seconds, give_up)
     timer.daemon = True

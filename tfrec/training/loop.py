@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tfrec.errors import Restart, TfrecError, TrainingError
+from tfrec.errors import RestartError, TfrecError, TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
 from tfrec.training.candidates import Batch
@@ -76,7 +76,7 @@ class Trainer:
         self._termination = Termination()
         self._leads = self.strategy.extended.should_checkpoint
         self._together = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
-        self._add = tf.function(self._global_sum, autograph=False)
+        self._add = tf.function(self._global_sum, [tf.TensorSpec([None], tf.float64)], autograph=False)
         # Autograph would wrap our errors in its own.
         self._update = tf.function(self._global_step, autograph=False, jit_compile=self.jit or None)
         constant = {
@@ -94,7 +94,7 @@ class Trainer:
         Raises:
             TrainingError: a loss or weight is not finite (the checkpoint before it is kept), a trainable
                 variable takes no part in the loss, or the checkpoint is damaged or another model's.
-            Restart: SIGTERM came, here or to another worker, or one of them is gone.
+            RestartError: SIGTERM came, here or to another worker, or one of them is gone.
         """
         heard = [callback for callback in self.callbacks if self._leads or not isinstance(callback, _LOGGERS)]
         callbacks = keras.callbacks.CallbackList(heard, model=self.model)
@@ -107,15 +107,13 @@ class Trainer:
             if not self._together:
                 raise
             rule = "every worker must live until the end of the training; one is gone"
-            raise Restart(rule, advice="The last checkpoint is kept: start all workers again") from error
+            raise RestartError(rule, advice="The last checkpoint is kept: start all workers again") from error
         finally:
             for logger in loggers:
                 if logger.csv_file:
                     logger.csv_file.close()
 
-    def _run(
-        self, epochs: int, callbacks: Any, loggers: Sequence[keras.callbacks.CSVLogger]
-    ) -> list[dict[str, float]]:
+    def _run(self, epochs: int, callbacks: Any, loggers: Sequence[keras.callbacks.CSVLogger]) -> list[dict[str, float]]:
         step, history = self._begin(callbacks, loggers)
         while len(history) < epochs and not self.model.stop_training:
             self._run_epoch(len(history), step, callbacks, history)
@@ -145,7 +143,7 @@ class Trainer:
     def _check_same(self, checkpoint: checkpoints.Checkpoint | None) -> None:
         if not self._together:
             return
-        progress = checkpoint.progress if checkpoint else {"history": [], "step": -1}
+        progress: dict[str, Any] = checkpoint.progress if checkpoint else {"history": [], "step": -1}
         read = {"epochs": float(len(progress["history"])), "step": float(progress["step"])}
         first = self._of_first(read)
         if self._total([float(read != first)])[0]:
@@ -198,11 +196,11 @@ class Trainer:
             return self._termination.asked
         return (step + 1) % _LOOK_FOR_STOP == 0 and int(self._asked) > 0
 
-    def _stopped(self, epoch: int, step: int) -> Restart:
+    def _stopped(self, epoch: int, step: int) -> RestartError:
         if self._together:
             self._total([0.0])  # nobody leaves before the first one has written
         rule = f"SIGTERM stopped the training after epoch {epoch + 1}, step {step}, and a checkpoint was saved there"
-        return Restart(rule, advice="Run the same command to continue")
+        return RestartError(rule, advice="Run the same command to continue")
 
     def _of_first(self, logs: dict[str, float]) -> dict[str, float]:
         """The numbers of the first worker, so that all decide alike."""

@@ -8,7 +8,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfrec.errors import ConfigError, Restart, TrainingError
+from tfrec.errors import ConfigError, RestartError, TrainingError
 
 _HELLO_SECONDS = 5.0  # until a connection that says nothing is dropped
 _AGAIN_SECONDS = 0.2
@@ -41,7 +41,7 @@ class Line:
             seconds: to wait; None = for as long as the other end lives.
 
         Raises:
-            Restart: the other end is gone.
+            RestartError: the other end is gone.
         """
         self._connection.settimeout(seconds)
         try:
@@ -53,9 +53,9 @@ class Line:
     def close(self) -> None:
         self._connection.close()
 
-    def _lost(self) -> Restart:
+    def _lost(self) -> RestartError:
         rule = f"every process of a training must live until its end; {self.peer} ended"
-        return Restart(rule, advice="Its own log says why. The last checkpoint is kept: start all processes again")
+        return RestartError(rule, advice="Its own log says why. The last checkpoint is kept: start all processes again")
 
 
 class Peers:
@@ -79,7 +79,7 @@ class Peers:
         """Returns when all are here.
 
         Raises:
-            Restart: one of them is gone.
+            RestartError: one of them is gone.
         """
         self.agree("", {})
 
@@ -88,7 +88,7 @@ class Peers:
 
         Raises:
             ConfigError: in every process alike, with the first value that differs.
-            Restart: one of them is gone.
+            RestartError: one of them is gone.
         """
         if self.leads:
             theirs = [line.receive() for line in self._lines]
@@ -169,7 +169,7 @@ def _hello(line: Line, count: int) -> int:
             return 0
         line.send("welcome")
         return index
-    except Restart:
+    except RestartError:
         return 0
 
 
@@ -182,7 +182,7 @@ def _reach(names: Sequence[str], index: int, address: tuple[str, int], until: fl
             if line.receive(max(until - time.monotonic(), 0.001)) == "welcome":
                 return line
             line.close()
-        except (OSError, Restart):
+        except (OSError, RestartError):
             pass
         time.sleep(_AGAIN_SECONDS)
     raise _missing(names[0], "{}:{}".format(*address))
