@@ -9,6 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE.parent / "tools"))
+
+from train_cluster import local_configs  # noqa: E402
+
+__all__ = ["HERE", "finish", "local_configs", "start"]
 
 
 def start(command: Sequence[object], tf_config: str = "", **more: str) -> subprocess.Popen[str]:

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
+import tensorflow as tf
+
 from tfrec.config import Config
 from tfrec.errors import ConfigError, RestartError
 from tfrec.training.peers import Peers, meet
@@ -66,13 +68,11 @@ def _bad(strategy: str, text: str) -> ConfigError:
 
 
 def _slurm() -> dict[str, Any]:
-    from tensorflow.distribute.cluster_resolver import SlurmClusterResolver
-
     # Without GPUs TensorFlow divides a node's none of them among its tasks, and fails.
     tasks = int(os.environ.get("SLURM_STEP_NUM_TASKS", "1"))
     none = {"gpus_per_node": tasks, "gpus_per_task": 1, "auto_set_gpu": False}
     try:
-        resolver = SlurmClusterResolver(**({} if shutil.which("nvidia-smi") else none))
+        resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(**({} if shutil.which("nvidia-smi") else none))
         cluster = resolver.cluster_spec().as_dict()
         job, index = resolver.get_task_info()
     except (RuntimeError, ValueError) as error:
