@@ -155,8 +155,14 @@ class Model(Section):
 
 
 class Train(Section):
-    strategy: Literal["none", "mirrored"] = "none"
+    strategy: Literal["none", "mirrored", "multi_worker", "tpu", "parameter_server"] = Field(
+        default="none", description="of tf.distribute: docs/strategies.md"
+    )
     devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
+    tpu: str = Field(default="", description="tpu: its name or grpc:// address; empty = as the environment says")
+    peer_seconds: float = Field(
+        default=300, gt=0, description="multi_worker, parameter_server: until a process that does not come is missed"
+    )
     loss: Literal["softmax", "in_batch", "sampled_softmax", "gbce"] = Field(
         default="softmax", description="against the catalogue, the batch, or drawn negatives (gbce is gSASRec's)"
     )
@@ -209,13 +215,20 @@ class Train(Section):
             raise ValueError('train.negatives goes with train.loss = "sampled_softmax" or "gbce", and they need it')
         if self.negative_sampling != "uniform" and self.loss != "sampled_softmax":
             raise ValueError('train.negative_sampling other than "uniform" needs train.loss = "sampled_softmax"')
-        if self.jit and self.strategy != "none":
-            raise ValueError('train.jit goes with train.strategy = "none"')
+        if self.jit and self.strategy not in ("none", "tpu"):
+            raise ValueError('train.jit goes with train.strategy = "none", and "tpu" needs no setting for it')
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
-        if self.devices and self.strategy == "none":
+        if self.devices and self.strategy != "mirrored":
             raise ValueError('train.devices goes with train.strategy = "mirrored"')
+        if self.tpu and self.strategy != "tpu":
+            raise ValueError('train.tpu goes with train.strategy = "tpu"')
         return self
+
+    @property
+    def static(self) -> bool:
+        """Whether the step must have shapes that do not depend on values."""
+        return self.jit or self.strategy == "tpu"
 
 
 class Evaluate(Section):

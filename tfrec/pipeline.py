@@ -28,6 +28,7 @@ from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
 from tfrec.training import blending, memory, retrieval, warm_start
+from tfrec.training.peers import Peers
 from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
@@ -68,6 +69,17 @@ def prepare(config: Config, say: Say = say) -> Run:
     return run
 
 
+def _prepare_together(config: Config, say: Say, peers: Peers) -> Run:
+    run = prepare(config, say) if peers.leads else Run(config, writes=False)
+    peers.wait()
+    ready = run.statistics_path.exists()
+    peers.agree(
+        "all processes of a training must read the same tables, in one shared run.folder",
+        {f"the hash of {name}": value for name, value in run.prepared.report["hashes"].items()} if ready else {},
+    )
+    return run
+
+
 def _is_prepared(run: Run) -> bool:
     if not run.statistics_path.exists() or not (run.folder / "prepared").exists():
         return False
@@ -105,15 +117,25 @@ def _report_text(run: Run, say: Say) -> None:
     warn_unknown(statistics.unknown, run.config.features.text.encoder)
 
 
-def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list) -> Run:
+def train(
+    config: Config,
+    say: Say = say,
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list,
+    peers: Peers | None = None,
+) -> Run:
     """Prepares what is lacking and trains; a killed training continues.
 
     Args:
         config: the settings.
         say: gets lines of progress.
         callbacks: makes Keras callbacks for each training (the choice of epochs, and the refit).
+        peers: the processes that train together, of which the first prepares and writes.
+
+    Raises:
+        ConfigError: a process sees other settings or data than the first.
+        RestartError: SIGTERM came, or a process is gone.
     """
-    run = prepare(config, say)
+    run = _prepare_together(config, say, peers) if peers else prepare(config, say)
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run
@@ -126,7 +148,7 @@ def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
-    if config.model.blend:
+    if config.model.blend and run.writes:
         _choose_blend(run, fitted, say)
     return run
 

@@ -189,7 +189,8 @@ def cross_validate(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Ca
         found.append(next(iter(ranking.measure(config.ranker.tasks, scored).values())))
     shared = set.intersection(*(set(metrics) for metrics in found))
     mean = {name: float(np.mean([metrics[name] for metrics in found])) for name in sorted(shared)}
-    write_json(run.folder / _FOLDS, {"folds": found, "mean": mean})
+    if run.writes:
+        write_json(run.folder / _FOLDS, {"folds": found, "mean": mean})
 
 
 def _wants_baseline(config: Config) -> bool:

@@ -55,10 +55,11 @@ class Run:
 
     Args:
         config: the settings; ``folder`` follows from them.
+        writes: whether this process saves what is trained, or another one that trains with it.
     """
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, writes: bool = True):
+        self.config, self.writes = config, writes
         self.folder = config.run_folder
 
     @classmethod
@@ -74,7 +75,7 @@ class Run:
 
     def with_config(self, config: Config) -> Run:
         """The same folder read under other settings."""
-        return Run(config)
+        return Run(config, self.writes)
 
     def save_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -216,6 +217,8 @@ class Run:
         return {**self.preprocessor.statistics.vocabularies, **ids}
 
     def save_model(self, model: keras.Model, which: str) -> None:
+        if not self.writes:
+            return
         path = self.model_path(which)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}")

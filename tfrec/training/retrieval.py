@@ -161,17 +161,17 @@ def _objective(
 ) -> Objective:
     settings = config.train
     if settings.loss == "softmax":
-        return next_item_softmax(model, settings.jit)
+        return next_item_softmax(model, settings.static)
     counts = batches.target_counts(data.items)
     if settings.loss == "in_batch":
-        return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.jit)
+        return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.static)
     chances = counts if settings.negative_sampling == "popularity" else np.ones(data.items + 1)
     drawn = Negatives(settings.negatives, chances, config.run.seed)
     if settings.loss == "gbce":
-        return next_item_gbce(model, drawn, settings.calibration, settings.jit)
+        return next_item_gbce(model, drawn, settings.calibration, settings.static)
     if settings.negative_sampling == "mixed":
-        return next_item_in_batch(model, counts, drawn=drawn, static=settings.jit)
-    return next_item_sampled_softmax(model, drawn, settings.jit)
+        return next_item_in_batch(model, counts, drawn=drawn, static=settings.static)
+    return next_item_sampled_softmax(model, drawn, settings.static)
 
 
 def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:
