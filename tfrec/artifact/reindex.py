@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
 from tfrec.artifact import export as artifacts
-from tfrec.artifact import gate, verify
+from tfrec.artifact import gate, reindexed, verify
 from tfrec.artifact.golden import read_golden, write_golden
 from tfrec.artifact.variables import read_variables, write_variables
 from tfrec.errors import ArtifactError
@@ -114,6 +114,7 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], remove: Sequence[bytes
         same &= np.all(np.abs(grown[name][index] - rows) <= SAME, axis=1)
     for name, rows in vectors.items():
         grown[name][index[~same]] = rows[~same]
+    grown |= reindexed.indexes(path, grown, index[~same], delisted)
     counts = {"delisted": int(grown["available"][delisted].sum())}
     grown["available"][index], grown["available"][delisted] = True, False
     counts |= {"added": len(new), "changed": len(ids) - len(new) - int(same.sum()), "unchanged": int(same.sum())}

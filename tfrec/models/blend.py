@@ -98,7 +98,7 @@ class Blend(keras.layers.Layer):
         """Scores of a component over items 1..``items``, [B or 1, items + 1]."""
         if name == "popularity":
             return _grown(self.popularity.value[None], items)
-        weights = _recency(history, self.decays[name])
+        weights = recency(history, self.decays[name])
         if name in ("neighbours", "text"):
             weights *= _last_occurrence(history, items)
         if name == "text":
@@ -172,7 +172,7 @@ def _without_padding(history: tf.Tensor) -> tf.Tensor:
     return history[:, tf.reduce_sum(tf.cast(tf.cumsum(tf.cast(used, tf.int32)) == 0, tf.int32)) :]
 
 
-def _recency(history: tf.Tensor, decay: float) -> tf.Tensor:
+def recency(history: tf.Tensor, decay: float) -> tf.Tensor:
     """γ^age [B, L], 0 at padding; the last item has age 0."""
     age = tf.cast(tf.range(tf.shape(history)[1] - 1, -1, -1), tf.float32)
     return tf.where(history > 0, tf.pow(decay, age)[None], 0.0)
