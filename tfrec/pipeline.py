@@ -329,7 +329,7 @@ def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -
     servable = Servable(folder)
     try:
         if "nprobe" in servable.signatures[name].inputs:
-            request = {**request, "nprobe": np.int32(np.iinfo(np.int32).max)}
+            request = {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
         served = servable.run(name, request)["scores"]
     finally:
         servable.close()

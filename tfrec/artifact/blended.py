@@ -100,11 +100,11 @@ def moments(vectors: np.ndarray) -> np.ndarray:
     Returns:
         float32 [d+1, d].
     """
-    width, gram = vectors.shape[1], 0.0
+    gram = np.zeros((vectors.shape[1] + 1, vectors.shape[1]))
     for low in range(0, len(vectors), 2**16):
         block = vectors[low : low + 2**16].astype(np.float64)
-        gram = gram + np.concatenate([block.T, np.ones((1, len(block)))]) @ block
-    return np.asarray(gram, np.float32).reshape(width + 1, width)
+        gram += np.concatenate([block.T, np.ones((1, len(block)))]) @ block
+    return gram.astype(np.float32)
 
 
 def _fixed(value: np.ndarray) -> tf.Variable:

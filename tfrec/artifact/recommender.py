@@ -303,7 +303,8 @@ def defaults(signature: str, parts: Parts) -> dict[str, Any]:
         "embed_item": {"item_id": one},
     }
     for names, plan in ((("recommend", "similar"), parts.item_plan), (("search",), parts.text_plan)):
-        for name in names if plan and plan.approximate else ():
-            optional[name]["nprobe"] = np.int32(plan.nprobe)
+        if plan and plan.approximate:
+            for name in names:
+                optional[name]["nprobe"] = np.int32(plan.nprobe)
     optional["serving_default"] = optional["recommend"]
     return optional.get(signature, {})

@@ -86,7 +86,7 @@ class BlendAt:
             own: item vectors, and their moments.
             texts: the catalogue's text vectors where it has texts, and their moments.
         """
-        size = tf.cast(tf.shape(own.vectors)[0] - 1, tf.float32)
+        size = tf.cast(tf.shape(own[0])[0] - 1, tf.float32)
         parts: dict[str, Callable[[], tf.Tensor]] = {
             "model": lambda: _product(query, items, Table(*own), size),
             "text": lambda: self._text(history, items, texts and Table(*texts), size),
