@@ -97,7 +97,7 @@ class Recommender(tf.Module):
         self.item_index = indexed.make_index(parts.item_plan, self.item_vectors, self.available)
         self.text_index = indexed.make_index(parts.text_plan, self.text_vectors, self.available)
         self.blended = None
-        if self.item_index is not None and parts.blend_at is not None:
+        if parts.item_plan and parts.item_plan.approximate and parts.blend_at is not None:
             texts = (self.text_index, parts.text_plan)
             of_items = (self.item_vectors, self.text_vectors, parts.popularity, self.available)
             self.blended = BlendedSearch(parts.blend_at, self.item_index, texts, *of_items)
@@ -175,6 +175,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     """The module and its signatures, name -> tf.function."""
     module = Recommender(parts)
     index = module.item_index
+    scores_all = index is None or (parts.blend is not None and module.blended is None)
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
     count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
 
@@ -202,10 +203,11 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
 
     def liked(user: tf.Tensor, seen: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any) -> indexed.Found:
         count = tf.maximum(tf.reduce_max(k), 0)
-        if index is None:
+        if scores_all:
             return module.best(user_scores(user, seen), dropped, count)
         query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
         if module.blended is None:
+            assert index is not None
             found = indexed.search(index, query, dropped, count, nprobe)
         else:
             found = module.blended.search(query, history, dropped, count, nprobe)
@@ -213,7 +215,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         return indexed.or_else(is_known(user, seen), found, lambda: module.best(popular, dropped, count), count)
 
     def scores_of(user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        if index is None:
+        if scores_all:
             return tf.gather(user_scores(user, seen), item, batch_dims=1)
         query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
         if module.blended is None:
