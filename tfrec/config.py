@@ -248,6 +248,17 @@ class Export(Section):
         ge=0,
         description="last items of a user kept in the artefact: read and dropped when a request has no history",
     )
+    index: Literal["auto", "brute", "ivf"] = Field(
+        default="auto",
+        description="all scores, or those of the nearest clusters; auto clusters more than 100,000 items where it pays",
+    )
+    recall: float = Field(
+        default=0.95, gt=0, le=1, description="share of the 100 nearest that an ivf index finds, measured at export"
+    )
+    index_storage: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of vectors in an ivf index; bfloat16 is faster on a CPU that has it, scores are exact in both",
+    )
     tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
     largest_metric_loss: float = Field(
         default=0.1,

@@ -319,7 +319,7 @@ def export(config: Config, say: Say = say, force: bool = False) -> Path:
     card = _card(run)
     card["gate"] = gate.decide(_compare_versions(config, target, card), force)
     say(card["gate"]["reason"])
-    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, say)
+    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, card, say)
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
@@ -343,9 +343,12 @@ def _compare_versions(config: Config, target: Path, card: Mapping[str, Any]) -> 
 Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores
 
 
-def _parts(run: Run, say: Say) -> Made:
+def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     model = run.model()
-    parts = serving.make_parts(run, model)
+    parts, indexes = serving.plan_indexes(run, model, serving.make_parts(run, model))
+    for name, about in indexes.items():
+        say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
+    card["indexes"] = indexes
     size = sum(array.nbytes for array in parts.stored_history)
     say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     requests = serving.golden_requests(run, parts)
@@ -361,6 +364,8 @@ def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -
     name, request = requests[0]
     servable = Servable(folder)
     try:
+        if "nprobe" in servable.signatures[name].inputs:
+            request = {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
         served = servable.run(name, request)["scores"]
     finally:
         servable.close()

@@ -116,7 +116,7 @@ def _write(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) ->
         optional, index = {name: ranker.defaults(parts) for name in signatures}, {}
     else:
         module, signatures = build(parts)
-        optional = {name: defaults(name) for name in signatures}
+        optional = {name: defaults(name, parts) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _add_defaults(folder / "saved_model.pb", optional)
