@@ -69,6 +69,7 @@ class Ranker(keras.Model):
         self.head = self._make_head(policy)
         self.position: Any = None
         self.log_variances: Any = None
+        self.prior: Any = None
         if self.sizes.positions:
             self.position = keras.layers.Embedding(self.sizes.positions, 1, "zeros", name="position")
 
@@ -93,6 +94,8 @@ class Ranker(keras.Model):
             self.log_variances = self.add_weight(
                 shape=(len(self.settings.tasks),), initializer="zeros", name="log_variances", dtype="float32"
             )
+        if self.sizes.prior and self.prior is None:
+            self.prior = self.add_weight(shape=(), initializer="zeros", name="prior", dtype="float32")
         self.built = True
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
@@ -109,7 +112,8 @@ class Ranker(keras.Model):
         parts = self.body(inputs, training=training)
         logits = parts["logit"][..., None] if self.head is None else self.head(parts["vector"], training=training)
         logits = ops.cast(logits, "float32")
-        out, place = {}, 0
+        out: dict[str, Any] = {}
+        place = 0
         for task in self.settings.tasks:
             width = OUTPUTS[task.kind]
             one = logits[..., place : place + width]
@@ -117,6 +121,8 @@ class Ranker(keras.Model):
                 one = _add_to_first(one, ops.cast(parts["logit"], "float32"))
             if self.position is not None and training:
                 one = _add_to_first(one, self._position_bias(inputs))
+            if self.prior is not None and not out:
+                one = _add_to_first(one, self.prior * ops.cast(inputs[self.sizes.prior], "float32"))
             out[task.name], place = (one[..., 0] if width == 1 else one), place + width
         if self.settings.head == "esmm":
             return dict(zip(out, entire_space(*out.values()), strict=True))
@@ -138,6 +144,12 @@ class Ranker(keras.Model):
         """What logits mean: a probability, a number, or expected money, {task: float32 [B, N] or [B]}."""
         meaning = {"binary": ops.sigmoid, "number": lambda x: x, "value": ziln_mean}
         return {task.name: meaning[task.kind](logits[task.name]) for task in self.settings.tasks}
+
+    def scores(self, logits: Mapping[str, Any]) -> dict[str, Any]:
+        """What a value formula adds up: predictions, but the logit of a task that only compares candidates."""
+        comparing = {task.name for task in self.settings.tasks if task.loss in ("bpr", "listwise")}
+        found = self.predictions(logits)
+        return {name: logits[name] if name in comparing else value for name, value in found.items()}
 
     def count_trainable(self) -> int:
         """Trainable numbers, without the stored features."""
