@@ -194,7 +194,8 @@ class _Stages:
 
     def tasks(self, user: tf.Tensor, seen: tf.Tensor, evidence: Tensors, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """Scores of every task, [B, C]."""
-        own = {name: tf.gather(value, items, batch_dims=1) for name, value in evidence.items()}
+        seen, items, *values = (tf.ensure_shape(x, [None, None]) for x in (seen, items, *evidence.values()))
+        own = {name: tf.gather(x, items, batch_dims=1) for name, x in zip(evidence, values, strict=True)}
         columns = (self.module.item_vectors, self.module.text_vectors, self.cascade.prices, self.cascade.categories)
         return self.parts.scores(user, seen, items, own, columns)
 

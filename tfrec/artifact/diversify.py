@@ -45,10 +45,13 @@ def diversify(
     Returns:
         int32 [B, min(count, C)] places, −1 where no candidate is left.
     """
+    values = tf.ensure_shape(values, [None, None])
+    vectors, categories = (tf.ensure_shape(x, [None, None, None]) for x in (vectors, categories))
+    strength, most = (tf.ensure_shape(x, [None]) for x in varied)
     rows, candidates = tf.shape(values)[0], tf.shape(values)[1]
     relevance, there = _from_0_to_1(values)
-    strength = varied.strength[:, None]
-    limit = tf.where(varied.most > 0, varied.most, candidates + 1)[:, None, None]
+    strength = strength[:, None]
+    limit = tf.where(most > 0, most, candidates + 1)[:, None, None]
 
     def choose(left: tf.Tensor, nearest: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
         full = (tf.gather(counts, categories, batch_dims=1) >= limit) & (categories > 0)
@@ -70,12 +73,12 @@ def diversify(
         return tf.concat([places, place[:, None]], 1), left, nearest, counts + tf.reduce_sum(chosen, axis=1)
 
     start = (tf.zeros([rows, 0], tf.int32), there, tf.zeros_like(values), tf.zeros([rows, names + 1], tf.int32))
-    shapes = [[None, None], there.shape, values.shape, [None, names + 1]]
+    shapes = tuple(tf.TensorShape([None, None]) for _ in start)  # places grow
     return tf.while_loop(
         lambda places, *_: tf.shape(places)[1] < tf.minimum(count, candidates),
         step,
         start,
-        shape_invariants=[tf.TensorShape(shape) for shape in shapes],
+        shape_invariants=shapes,
     )[0]
 
 
