@@ -120,8 +120,9 @@ class Retriever:
         vectors = self._scorer.item_vectors()
         tensors = [None if x is None else tf.constant(x) for x in (vectors, texts, roles.prices, roles.categories)]
         catalogue = Catalogue(*tensors)
+        specs = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32)]
         self._evidence = tf.function(
-            lambda cosine, history: evidence_of(blend, cosine, history, None), reduce_retracing=True, autograph=False
+            lambda cosine, history: evidence_of(blend, cosine, history, None), input_signature=specs, autograph=False
         )
         self._signals = tf.function(
             lambda own, history, items: signals(own, history, items, catalogue), reduce_retracing=True, autograph=False

@@ -85,7 +85,11 @@ def _refuse_other_settings(run: Run) -> None:
     before, now = read_json(path), run.config.model_dump(mode="json")
     # The seed and what is a repeat decide which events are prepared.
     kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
-    for section in ("run", "data", "features", "model", "ranker", "cascade", "train", "evaluate"):
+    sections = ["run", "data", "features", "model", "train", "evaluate"]
+    # A ranker may be added to what retrieves already.
+    if run.config.model.kind != "two_tower" or (run.folder / "checkpoints" / "cascade").exists():
+        sections += ["ranker", "cascade"]
+    for section in sections:
         keys = kept.get(section, now[section])
         differing = [key for key in keys if before.get(section, {}).get(key, now[section][key]) != now[section][key]]
         if differing:

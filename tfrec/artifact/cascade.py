@@ -304,7 +304,7 @@ def defaults(parts: CascadeParts, signature: str) -> dict[str, Any]:
     if signature in ("recommend", "serving_default", "search"):
         made["diversity"] = np.float32(0)
         if parts.prices is not None:
-            made |= {"min_price": np.float32(0), "max_price": np.float32(np.inf)}
+            made |= {"min_price": np.float32(0), "max_price": np.float32(filters.NO_LIMIT)}
         if parts.categories is not None:
             nothing = np.empty((1, 0), object)
             made |= {"allow_categories": nothing, "deny_categories": nothing, "per_category": np.int32(0)}

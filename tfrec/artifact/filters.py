@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec.artifact.requests import checked
+
+NO_LIMIT = float(np.finfo(np.float32).max)  # infinity is no JSON
 
 Allowed = Callable[[tf.Tensor], tf.Tensor]
 """Items int32 [B, C] (or [1, C], for every row) -> bool [B, C]."""
@@ -17,7 +20,7 @@ def within_price(prices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> Allowed:
 
     Args:
         prices: float32 [M+1], NaN = unknown; items beyond it have none.
-        low, high: float32 [B]; 0 and infinity set no bound.
+        low, high: float32 [B]; 0 and the largest float32 set no bound.
 
     Raises:
         INVALID_ARGUMENT: a bound is NaN or negative, or low is above high.
@@ -26,7 +29,7 @@ def within_price(prices: tf.Tensor, low: tf.Tensor, high: tf.Tensor) -> Allowed:
     high = checked(high, tf.reduce_all(high >= 0), ["max_price must be a number of at least 0; got", high])
     rule = ["min_price must not be above max_price; got", low, "and", high]
     low = checked(low, tf.reduce_all(low <= high), rule)
-    free = (low <= 0) & tf.math.is_inf(high)
+    free = (low <= 0) & (high >= NO_LIMIT)
 
     def allowed(items: tf.Tensor) -> tf.Tensor:
         price = tf.gather(prices, known(items, prices))

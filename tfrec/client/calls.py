@@ -4,14 +4,35 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, TypedDict, Unpack
 
 from tfrec.client.results import Result
 from tfrec.errors import ConfigError
 
 Outputs = Mapping[str, Any]  # name → nested lists
 _LARGEST = 2**31 - 1
+_OWN = {"item_ids", "scores", "reasons", "reason_weights"}  # every other output is a task
+
+
+class Options(TypedDict, total=False):
+    """What a recommender with a ranker takes beside the rest; what is left out is as the artefact says.
+
+    weights: of the value formula, by task and "retrieval".
+    diversity: of the answer, from 0 (by value alone) to 1.
+    per_category: most items of one category; 0 = any number.
+    min_price, max_price: bounds of the price.
+    allow_categories: only items of these; none = of any.
+    deny_categories: no item of these.
+    """
+
+    weights: Mapping[str, float]
+    diversity: float
+    per_category: int
+    min_price: float
+    max_price: float
+    allow_categories: Sequence[str]
+    deny_categories: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -25,6 +46,7 @@ class BatchedForm:
     Args:
         history, exclude: widths. Of a longer history the newest items are sent.
         filler: id of no item.
+        options: values of every other input, by signature, where a request says nothing.
 
     Raises:
         ConfigError: a width is below 1.
@@ -33,6 +55,7 @@ class BatchedForm:
     history: int
     exclude: int
     filler: str = ""
+    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.exclude < 1:
@@ -44,8 +67,8 @@ class Call:
     """A request and the reader of its answer.
 
     Args:
-        inputs: name → (nested lists of) strings, or int32 numbers.
-        outputs: names that are read.
+        inputs: name → (nested lists of) strings, int32 or float32 numbers.
+        outputs: names that an answer must have.
     """
 
     signature: str
@@ -54,14 +77,32 @@ class Call:
     read: Callable[[Outputs], list[Result]]
 
 
-def recommend(form: BatchedForm | None, user_id: str, history: Sequence[str], exclude: Sequence[str], k: int) -> Call:
+def recommend(
+    form: BatchedForm | None,
+    user_id: str,
+    history: Sequence[str],
+    exclude: Sequence[str],
+    k: int,
+    **options: Unpack[Options],
+) -> Call:
     """The k best items for a user."""
-    return _items("recommend", {"user_id": [user_id], "history": [_history(form, history)]}, form, exclude, k)
+    inputs = {**_person(form, user_id, history), **_options(form, "recommend", options)}
+    return _items("recommend", inputs, form, exclude, k)
 
 
-def search(form: BatchedForm | None, query: str, exclude: Sequence[str], k: int) -> Call:
-    """The k items that fit a text best."""
-    return _items("search", {"query": [query]}, form, exclude, k)
+def search(
+    form: BatchedForm | None,
+    query: str,
+    exclude: Sequence[str],
+    k: int,
+    user_id: str = "",
+    history: Sequence[str] = (),
+    **options: Unpack[Options],
+) -> Call:
+    """The k items that fit a text best; with a ranker also for whom."""
+    more = _options(form, "search", options)
+    person = _person(form, user_id, history) if user_id or history or (form and more) else {}
+    return _items("search", {"query": [query], **person, **more}, form, exclude, k)
 
 
 def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: int) -> Call:
@@ -69,17 +110,22 @@ def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: i
     return _items("similar", {"item_id": [item_id]}, form, exclude, k)
 
 
-def rank(form: BatchedForm | None, user_id: str, history: Sequence[str], item_ids: Sequence[str]) -> Call:
+def rank(
+    form: BatchedForm | None,
+    user_id: str,
+    history: Sequence[str],
+    item_ids: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+) -> Call:
     """The given items, best first."""
     items = _ids("item_ids", item_ids)
 
     def read(outputs: Outputs) -> list[Result]:
-        scores = _float32(outputs["scores"][0])[: len(items)]  # a batching server pads to the longest request
-        results = [Result(item, score) for item, score in zip(items, scores, strict=True)]
-        return sorted(results, key=lambda result: -result.score)
+        cut = {name: [rows[0][: len(items)]] for name, rows in outputs.items()}  # a batching server pads
+        return sorted(_read_items({"item_ids": [items], **cut}, keep=True), key=lambda result: -result.score)
 
-    inputs = {"user_id": [user_id], "history": [_history(form, history)], "item_ids": [items]}
-    return Call("rank", inputs, ("scores",), read)
+    person, more = _person(form, user_id, history), _options(form, "rank", {"weights": weights or {}})
+    return Call("rank", {**person, "item_ids": [items], **more}, ("scores",), read)
 
 
 def choose(
@@ -117,9 +163,43 @@ def _items(signature: str, inputs: dict[str, Any], form: BatchedForm | None, exc
     return Call(signature, inputs, ("item_ids", "scores"), _read_items)
 
 
-def _read_items(outputs: Outputs) -> list[Result]:
-    pairs = zip(outputs["item_ids"][0], _float32(outputs["scores"][0]), strict=True)
-    return [Result(item, score) for item, score in pairs if item]  # "" fills a short answer
+def _read_items(outputs: Outputs, keep: bool = False) -> list[Result]:
+    items, scores = outputs["item_ids"][0], _float32(outputs["scores"][0])
+    tasks = {name: _float32(rows[0]) for name, rows in outputs.items() if name not in _OWN}
+    told = "reasons" in outputs
+    why = outputs["reasons"][0] if told else [""] * len(items)
+    how = _float32(outputs["reason_weights"][0]) if told else [0.0] * len(items)
+    return [
+        Result(item, score, {name: values[i] for name, values in tasks.items()}, why[i], how[i])
+        for i, (item, score) in enumerate(zip(items, scores, strict=True))
+        if item or keep  # "" fills a short answer
+    ]
+
+
+def _person(form: BatchedForm | None, user_id: str, history: Sequence[str]) -> dict[str, Any]:
+    return {"user_id": [user_id], "history": [_history(form, history)]}
+
+
+def _options(form: BatchedForm | None, signature: str, options: Options) -> dict[str, Any]:
+    """Inputs of a request beside the plain ones; with a form every input that the signature has."""
+    numbers: dict[str, Any] = {f"weight_{name}": float(x) for name, x in options.get("weights", {}).items()}
+    numbers |= {name: float(options[name]) for name in ("diversity", "min_price", "max_price") if name in options}
+    if "per_category" in options:
+        numbers["per_category"] = int(options["per_category"])
+    lists = {name: _ids(name, options[name]) for name in ("allow_categories", "deny_categories") if name in options}
+    if form is None:
+        return {**numbers, **{name: [names] for name, names in lists.items()}}
+    whole: dict[str, Any] = {**form.options.get(signature, {}), **numbers, **lists}
+    return {name: _batched(form, name, value) for name, value in whole.items()}
+
+
+def _batched(form: BatchedForm, name: str, value: Any) -> list[Any]:
+    if not name.endswith("_categories"):
+        return [value]
+    names = [text for text in value if isinstance(text, str)]
+    if len(names) > form.exclude:
+        raise ConfigError(f"a batched request must name at most {form.exclude} {name}", len(names))
+    return [_filled(names, form.exclude, "")]
 
 
 def _float32(scores: Sequence[float]) -> list[float]:

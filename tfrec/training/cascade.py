@@ -143,17 +143,19 @@ def fit(
         validate = None if judged is None else _judge(config, requests.take(judged), k)
         return _train(config, usable, tables, prior, epochs, folder / name, callbacks(), validate)
 
+    most = config.cascade.epochs
     folds = [(np.flatnonzero(parts != i), np.flatnonzero(parts == i)) for i in range(config.cascade.folds)]
-    logs = [train(known, config.cascade.epochs, f"fold_{i}", judged)[1] for i, (known, judged) in enumerate(folds)]
+    fitted = [train(known, most, f"fold_{i}", judged) for i, (known, judged) in enumerate(folds)]
     shares = [len(judged) / len(requests) for _, judged in folds]
     curve = [
-        float(sum(share * log[epoch]["val_ndcg"] for share, log in zip(shares, logs, strict=True)))
-        for epoch in range(config.cascade.epochs)
+        float(sum(share * logs[epoch]["val_ndcg"] for share, (_, logs) in zip(shares, fitted, strict=True)))
+        for epoch in range(most)
     ]
     epochs = int(np.argmax(curve)) + 1
     scores = np.zeros(requests.labels.shape, np.float32)
     for i, (known, judged) in enumerate(folds):
-        scores[judged] = RequestScorer(train(known, epochs, f"fold_{i}_again")[0]).score(requests.take(judged))
+        model = fitted[i][0] if epochs == most else train(known, epochs, f"fold_{i}_again")[0]
+        scores[judged] = RequestScorer(model).score(requests.take(judged))
     weights = choose_weights(config, requests, scores, prior, k)
     model, _ = train(np.arange(len(requests)), epochs, "all")
     return FittedRanker(model, epochs, scores, weights, curve)

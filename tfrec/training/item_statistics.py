@@ -17,6 +17,8 @@ def item_statistics(events: Mapping[str, np.ndarray], items: int, splits: Sequen
         stat.recent   log(1 + events among the newest tenth), where events have times
         stat.last     when it was last taken, from 0 for the oldest event to 1 for the newest
 
+    each in deviations from its mean over the items with events, so that a longer past reads as a shorter one did.
+
     Args:
         events: "user", "item", "split" and perhaps "timestamp", [E].
         items: N.
@@ -35,4 +37,12 @@ def item_statistics(events: Mapping[str, np.ndarray], items: int, splits: Sequen
         last = np.full(items + 1, time.min())
         np.maximum.at(last, item, time)
         found["last"] = (last - time.min()) / max(np.ptp(time), 1.0)
-    return {f"stat.{name}": values.astype(np.float32) for name, values in found.items()}
+    return {f"stat.{name}": _standard(values, count > 0) for name, values in found.items()}
+
+
+def _standard(values: np.ndarray, kept: np.ndarray) -> np.ndarray:
+    some = values[kept]
+    if not len(some):
+        return np.zeros(len(values), np.float32)
+    deviation = float(some.std())
+    return ((values - some.mean()) / (deviation if deviation > 1e-6 else 1.0)).astype(np.float32)
