@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,26 +34,13 @@ def make_parts(run: Run, parts: Parts) -> Parts:
     model: Ranker = run.model("ranker")
     chosen, columns = read_chosen(run), columns_of(run)
     table = index_table(columns.names, "categories")
-    length, items = max(model.sizes.length, 1), len(run.prepared.item_ids)
     reads_text = run.config.model.text == "frozen"
-
-    def scores(
-        user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor, own: Mapping[str, tf.Tensor], catalogue: tuple[Any, ...]
-    ) -> dict[str, tf.Tensor]:
-        vectors, texts, prices, categories = catalogue
-        read = Catalogue(vectors, texts if reads_text else None, prices, categories)
-        numbers = scaled(signals(own, seen[:, -parts.blend_history :], item, read), chosen.moments)
-        # An item that is newer than the ranker is an unknown one to its tables, and has signals all the same.
-        trained, history = (tf.where(x <= items, x, 0) for x in (item, last(seen, length)))
-        inputs = {"user": user, "item": trained, "history": history, **numbers}
-        return model.scores(model(inputs))
-
     blend = parts.blend if isinstance(parts.blend, serving.ServedBlend) else None
     made = CascadeParts(
         candidates=run.config.cascade.candidates,
         weights=chosen.weights,
         evidence=blend.evidence if blend else lambda *given: evidence_of(None, *given),
-        scores=scores,
+        scores=ranker_scores(model, chosen.moments, len(run.prepared.item_ids), parts.blend_history, reads_text),
         prices=columns.prices,
         categories=columns.categories,
         category_index=lambda names: table.lookup(tf.strings.strip(names)),
@@ -62,6 +49,32 @@ def make_parts(run: Run, parts: Parts) -> Parts:
         tables=[table],
     )
     return replace(parts, cascade=made)
+
+
+def ranker_scores(
+    model: Ranker, moments: Mapping[str, tuple[float, float]], items: int, read: int, reads_text: bool
+) -> Callable[..., dict[str, tf.Tensor]]:
+    """A ranker as the cascade calls it.
+
+    Args:
+        model: trained.
+        moments: of the signals.
+        items: N; items beyond it are unknown to the ranker's tables, and have signals all the same.
+        read: the last items of a history that signals read.
+        reads_text: whether signals compare texts.
+    """
+    length = max(model.sizes.length, 1)
+
+    def scores(
+        user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor, own: Mapping[str, tf.Tensor], columns: tuple[Any, ...]
+    ) -> dict[str, tf.Tensor]:
+        vectors, texts, prices, categories = columns
+        catalogue = Catalogue(vectors, texts if reads_text else None, prices, categories)
+        numbers = scaled(signals(own, seen[:, -read:], item, catalogue), moments)
+        trained, history = (tf.where(x <= items, x, 0) for x in (item, last(seen, length)))
+        return model.scores(model({"user": user, "item": trained, "history": history, **numbers}))
+
+    return scores
 
 
 def measure(run: Run) -> dict[str, Any]:

@@ -186,7 +186,9 @@ def _options(form: BatchedForm | None, signature: str, options: Options) -> dict
     numbers |= {name: float(options[name]) for name in ("diversity", "min_price", "max_price") if name in options}
     if "per_category" in options:
         numbers["per_category"] = int(options["per_category"])
-    lists = {name: _ids(name, options[name]) for name in ("allow_categories", "deny_categories") if name in options}
+    lists: dict[str, Any] = {
+        name: _ids(name, options[name]) for name in ("allow_categories", "deny_categories") if name in options
+    }
     if form is None:
         return {**numbers, **{name: [names] for name, names in lists.items()}}
     whole: dict[str, Any] = {**form.options.get(signature, {}), **numbers, **lists}
