@@ -100,7 +100,7 @@ def test_rank_gives_what_recommend_gives(run: Run, served: Servable) -> None:
 def test_prices_filter_what_is_served(run: Run, served: Servable) -> None:
     prices = dict(zip(run.prepared.item_ids, run.prepared.items["price"].to_pylist(), strict=True))
     asked = {"min_price": np.float32(3), "max_price": np.float32(12), "k": np.int32(30)}
-    ids = [id_.decode() for id_ in served.run("recommend", asked)["item_ids"][0] if id_]
+    ids = [id_.decode() for id_ in served.run("recommend_with", asked)["item_ids"][0] if id_]
     assert ids and all(3 <= prices[id_] <= 12 for id_ in ids)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,11 @@ from parts import ITEM_VECTORS, ITEMS, LOWEST, POPULARITY, make_parts
 from saved_models import strings
 
 from tfrec.artifact import export
+from tfrec.artifact.cascade import LISTS, NUMBERS, WITH
 from tfrec.server.servable import RequestError, Servable
 
 CANDIDATES = 4
+OPTIONS = {*NUMBERS, *LISTS, "weight_names", "weights"}
 WEIGHTS = {"like": 1.0, "spend": 0.0, "retrieval": 0.0}
 
 
@@ -44,8 +47,15 @@ def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[Servable]]:
 
 
 def ask(served: Servable, signature: str = "recommend", **inputs: Any) -> dict[str, np.ndarray]:
+    """By the plain signature, or where there are options by the one that takes them."""
     ready = {name: strings(value) if isinstance(value, list) else value for name, value in inputs.items()}
-    return served.run(signature, ready)
+    personal = signature == "search" and "history" in inputs
+    return served.run(signature + (WITH if personal or OPTIONS & inputs.keys() else ""), ready)
+
+
+def named(weights: dict[str, list[float]]) -> dict[str, Any]:
+    """Weights by term, one a request."""
+    return {"weight_names": [[*weights]], "weights": np.array([*weights.values()], np.float32).T}
 
 
 def rows(found: dict[str, np.ndarray]) -> list[list[tuple[str, float]]]:
@@ -108,8 +118,7 @@ def test_a_caller_shifts_from_likes_to_money(served: Servable) -> None:
         user_id=["?"],
         history=[["a"], ["a"]],
         k=np.int32(2),
-        weight_like=np.array([0, 1], np.float32),
-        weight_spend=np.array([1, 0], np.float32),
+        **named({"like": [0, 1], "spend": [1, 0]}),
     )
     same(rows(found)[0], [("ü", 60.0), ("d", 40.0)])
     same(rows(found)[1], [("d", 6.0), ("ü", 5.0)])
@@ -121,8 +130,7 @@ def test_rank_weighs_the_tasks_too(served: Servable) -> None:
         "rank",
         history=[["a"]],
         item_ids=[["e", "b", "?"]],
-        weight_spend=np.float32(1),
-        weight_like=np.float32(2),
+        **named({"spend": [1], "like": [2]}),
     )
     np.testing.assert_allclose(found["scores"][0], [2 * LIKES[5] + SPEND[5], 2 * LIKES[2] + SPEND[2], LOWEST])
     np.testing.assert_allclose(found["like"][0], [LIKES[5], LIKES[2], LOWEST])
@@ -136,8 +144,7 @@ def test_a_search_can_be_personal(served: Servable) -> None:
         query=["up"],
         history=[["a"]],
         k=np.int32(3),
-        weight_like=np.float32(1),
-        weight_retrieval=np.float32(0),
+        **named({"like": [1], "retrieval": [0]}),
     )
     np.testing.assert_allclose(plain["scores"][0], sorted(ITEM_VECTORS[1:, 1])[::-1][:3], rtol=1e-6)
     assert personal["item_ids"][0, 0] == b"d" and personal["scores"][0, 0] == 6
@@ -203,7 +210,6 @@ def test_every_option_is_what_plain_python_says(
     most: int,
 ) -> None:
     weights = {**weights, "like": weights["like"] + 0.37, "retrieval": weights["retrieval"] + 0.011}  # no ties
-    options = {f"weight_{name}": np.float32(value) for name, value in weights.items()}
     found = ask(
         served,
         user_id=["?"],
@@ -216,7 +222,7 @@ def test_every_option_is_what_plain_python_says(
         deny_categories=[deny],
         diversity=np.float32(strength),
         per_category=np.int32(most),
-        **options,
+        **named({name: [value] for name, value in weights.items()}),
     )
     wanted = twin.answer(
         cosines(item), {item, *excluded}, k, CANDIDATES, weights, *bounds, allow, [n for n in deny if n], strength, most
@@ -240,10 +246,16 @@ def test_every_option_is_what_plain_python_says(
             {"min_price": np.float32(3), "max_price": np.float32(2)},
             "min_price must not be above max_price; got] [3] [and] [2]",
         ),
-        ({"weight_like": np.float32(np.inf)}, "weight_like must be a finite number; got] [inf]"),
-        ({"weight_like": np.zeros(2, np.float32)}, "weight_like must be one number, or one a request; got"),
-        ({"weight_clicks": np.float32(1)}, "Inputs contains invalid name"),
-        ({"weight_like": np.int32(1)}, "to be float but int32 is provided"),
+        (named({"like": [np.inf]}), "weights must be finite numbers; got] [[inf]]"),
+        (named({"clicks": [1]}), "weight_names must be among] [like spend retrieval] [; got] [[clicks]]"),
+        (named({"like": [1, 2]}), "weights must have one row, or one a request; got] [2] [for] [1]"),
+        ({"weight_names": [["like"]]}, "weights must have as many columns as weight_names; got] [0] [for] [1]"),
+        (
+            {"weights": np.ones((1, 2), np.float32)},
+            "weights must have as many columns as weight_names; got] [2] [for] [0]",
+        ),
+        ({"diversity": np.int32(1)}, "to be float but int32 is provided"),
+        ({"strength": np.float32(1)}, "Inputs contains invalid name"),
         (
             {"allow_categories": [["a"], ["b"]]},
             "allow_categories must have one row, or one a request; got] [2] [for] [1]",
@@ -254,7 +266,25 @@ def test_every_option_is_what_plain_python_says(
 def test_a_wrong_option_is_refused_with_the_rule_and_the_value(
     served: Servable, options: dict[str, Any], message: str
 ) -> None:
+    ready = {name: strings(value) if isinstance(value, list) else value for name, value in options.items()}
     with pytest.raises(RequestError) as caught:
-        ask(served, user_id=["?"], history=[["a"]], **options)
+        served.run(f"recommend{WITH}", {"history": strings([["a"]]), **ready})
     assert caught.value.code == "INVALID_ARGUMENT"
     assert message in str(caught.value)
+
+
+def test_bounds_and_categories_need_a_recommender_that_knows_them(tmp_path: Path) -> None:
+    parts = make_cascade()
+    assert parts.cascade is not None
+    bare = replace(parts, cascade=replace(parts.cascade, prices=None, categories=None))
+    servable = open_parts(tmp_path / "shop", bare)
+    plain, varied = ask(servable, history=[["a"]]), ask(servable, history=[["a"]], diversity=np.float32(0))
+    np.testing.assert_array_equal(plain["item_ids"], varied["item_ids"])
+    for options, message in (
+        ({"min_price": np.float32(1)}, "price bounds need a recommender that knows prices"),
+        ({"deny_categories": [["food"]]}, "categories need a recommender that knows them"),
+        ({"per_category": np.int32(1)}, "per_category needs a recommender that knows categories"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            ask(servable, history=[["a"]], **options)
+    servable.close()

@@ -13,7 +13,8 @@ import tensorflow as tf
 
 from tfrec import cascade, serving
 from tfrec.artifact import export as artifacts
-from tfrec.artifact.cascade import CascadeParts
+from tfrec.artifact.cascade import WITH, CascadeParts
+from tfrec.artifact.filters import NO_LIMIT
 from tfrec.artifact.recommender import Parts
 from tfrec.artifact.requests import last
 from tfrec.cascade import columns_of, read_chosen
@@ -94,16 +95,18 @@ def measure(run: Run) -> dict[str, Any]:
 
 def _measured(run: Run, servable: Servable) -> dict[str, Any]:
     k = int(run.config.train.monitor.rpartition("@")[2])
-    weights = {f"weight_{name}": np.float32(name == RETRIEVAL) for name in read_chosen(run).weights}
+    terms = [name.encode() for name in read_chosen(run).weights]
+    alone = {
+        "weight_names": np.array([terms], object),
+        "weights": np.array([[float(name == RETRIEVAL.encode()) for name in terms]], np.float32),
+    }
     holdout = cascade.holdout_of(run, 2)
     place = {str(id_).encode(): index for index, id_ in enumerate(run.prepared.item_ids, start=1)}
     users = np.array([str(run.prepared.user_ids[user - 1]).encode() for user in holdout.users], object)
     found = []
-    for options in ({}, weights):
+    for signature, options in (("recommend", {}), (f"recommend{WITH}", alone)):
         answers = [
-            servable.run(
-                "recommend", {"user_id": users[low : low + _AT_ONCE], "k": np.int32(k), **options}, ["item_ids"]
-            )
+            servable.run(signature, {"user_id": users[low : low + _AT_ONCE], "k": np.int32(k), **options}, ["item_ids"])
             for low in range(0, len(users), _AT_ONCE)
         ]
         ids = np.concatenate([answer["item_ids"] for answer in answers])
@@ -118,25 +121,27 @@ def golden_requests(run: Run, parts: Parts) -> artifacts.Requests:
     users = np.array([str(id_).encode() for id_ in run.prepared.user_ids[:2]], object)
     rows, nothing = len(users), np.empty((1, 0), object)
     first, *_ = parts.cascade.weights
-    options: dict[str, Any] = {
-        "diversity": np.full(rows, 0.5, np.float32),
-        f"weight_{first}": np.float32(2),
-        f"weight_{RETRIEVAL}": np.linspace(0, 1, rows, dtype=np.float32),
+    weights = {
+        "weight_names": np.array([[first.encode(), RETRIEVAL.encode()]], object),
+        "weights": np.array([[2.0, 1.0]] * rows, np.float32),
     }
-    if parts.cascade.prices is not None:
-        middle = np.float32(np.nanmedian(parts.cascade.prices)) if np.isfinite(parts.cascade.prices).any() else 1
-        options |= {"min_price": np.float32(0), "max_price": np.float32(middle)}
-    if parts.cascade.categories is not None:
-        names = np.array([[str(name).encode() for name in columns_of(run).names[:1]]], object)
-        options |= {"allow_categories": nothing, "deny_categories": names, "per_category": np.int32(2)}
-    asked = {"user_id": users, "history": nothing, "exclude": nothing, "k": np.int32(10)}
-    requests: list[tuple[str, Mapping[str, Any]]] = [*serving.golden_requests(run, parts)]
-    requests.append(("recommend", asked | options))
+    prices, names = parts.cascade.prices, columns_of(run).names[:1]
+    priced = prices is not None and bool(np.isfinite(prices).any())
+    options = {
+        **weights,
+        "diversity": np.full(rows, 0.5, np.float32),
+        "per_category": np.array(2 if names else 0, np.int32),
+        "min_price": np.array(0, np.float32),
+        "max_price": np.array(np.nanmedian(prices) if priced else NO_LIMIT, np.float32),
+        "allow_categories": nothing,
+        "deny_categories": np.array([[name.encode() for name in names]], object).reshape(1, -1),
+    }
+    asked = {"user_id": users, "history": nothing, "exclude": nothing, "k": np.array(10, np.int32), **options}
+    requests = [*serving.golden_requests(run, parts), (f"recommend{WITH}", asked)]
     if parts.embed_query is not None:
-        requests.append(("search", asked | options | {"query": np.array([b"a gift"] * rows, object)}))
+        requests.append((f"search{WITH}", asked | {"query": np.array([b"a gift"] * rows, object)}))
     items = np.array([[str(id_).encode() for id_ in run.prepared.item_ids[:4]]], object)
-    weights = {name: value for name, value in options.items() if name.startswith("weight_")}
-    return [*requests, ("rank", {"user_id": users, "history": nothing, "item_ids": items, **weights})]
+    return [*requests, (f"rank{WITH}", {"user_id": users, "history": nothing, "item_ids": items, **weights})]
 
 
 def reference_scores(run: Run, users: int, k: int) -> np.ndarray:

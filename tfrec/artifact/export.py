@@ -112,7 +112,6 @@ def publish(folder: Path, write: Callable[[Path], None], version: int | None = N
 
 def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) -> None:
     """Writes the SavedModel and its card into a folder that does not exist; publishes nothing."""
-    staged: dict[str, dict[str, Any]] = {}
     if isinstance(parts, RankerParts):
         module, signatures = ranker.build(parts)
         optional, index = {name: ranker.defaults(parts) for name in signatures}, {}
@@ -120,8 +119,7 @@ def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any
         module, signatures = build(parts)
         optional = {name: defaults(name) for name in signatures}
         if parts.cascade is not None:
-            staged = {name: cascade.defaults(parts.cascade, name) for name in signatures}
-            optional = {name: own | staged[name] for name, own in optional.items()}
+            optional = {name: defaults(name.removesuffix(cascade.WITH)) | cascade.defaults(name) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _add_defaults(folder / "saved_model.pb", optional)
@@ -131,20 +129,10 @@ def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any
         "items": len(parts.item_ids),
         **index,
         # TF Serving's batching wants one row a request for every input, of one width, never empty.
-        "batched_requests": {
-            "history": parts.history_length,
-            "exclude": parts.history_length,
-            "filler": "",
-            **({"options": {name: _plain(stages) for name, stages in staged.items() if stages}} if staged else {}),
-        },
+        "batched_requests": {"history": parts.history_length, "exclude": parts.history_length, "filler": ""},
         **card,
     }
     write_card(folder, contents)
-
-
-def _plain(defaults: Mapping[str, np.ndarray]) -> dict[str, Any]:
-    """Numbers and lists of names, as a client sends them; the user and the history are no options."""
-    return {name: value.tolist() for name, value in defaults.items() if name not in ("user_id", "history")}
 
 
 def write_card(path: Path, contents: Mapping[str, Any]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, TypedDict, Unpack
 
 from tfrec.client.results import Result
@@ -12,6 +12,8 @@ from tfrec.errors import ConfigError
 
 Outputs = Mapping[str, Any]  # name → nested lists
 _LARGEST = 2**31 - 1
+_NO_LIMIT = 3.4028234663852886e38  # the largest float32
+_WITH = "_with"  # signatures that take options
 _OWN = {"item_ids", "scores", "reasons", "reason_weights"}  # every other output is a task
 
 
@@ -46,7 +48,6 @@ class BatchedForm:
     Args:
         history, exclude: widths. Of a longer history the newest items are sent.
         filler: id of no item.
-        options: values of every other input, by signature, where a request says nothing.
 
     Raises:
         ConfigError: a width is below 1.
@@ -55,7 +56,6 @@ class BatchedForm:
     history: int
     exclude: int
     filler: str = ""
-    options: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.history < 1 or self.exclude < 1:
@@ -86,8 +86,10 @@ def recommend(
     **options: Unpack[Options],
 ) -> Call:
     """The k best items for a user."""
-    inputs = {**_person(form, user_id, history), **_options(form, "recommend", options)}
-    return _items("recommend", inputs, form, exclude, k)
+    inputs, ending = _person(form, user_id, history), ""
+    if options:
+        inputs, ending = inputs | _options(form, options), _WITH
+    return _items("recommend" + ending, inputs, form, exclude, k)
 
 
 def search(
@@ -100,9 +102,10 @@ def search(
     **options: Unpack[Options],
 ) -> Call:
     """The k items that fit a text best; with a ranker also for whom."""
-    more = _options(form, "search", options)
-    person = _person(form, user_id, history) if user_id or history or (form and more) else {}
-    return _items("search", {"query": [query], **person, **more}, form, exclude, k)
+    inputs, ending = {"query": [query]}, ""
+    if options or user_id or history:
+        inputs, ending = {**inputs, **_person(form, user_id, history), **_options(form, options)}, _WITH
+    return _items("search" + ending, inputs, form, exclude, k)
 
 
 def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: int) -> Call:
@@ -124,8 +127,10 @@ def rank(
         cut = {name: [rows[0][: len(items)]] for name, rows in outputs.items()}  # a batching server pads
         return sorted(_read_items({"item_ids": [items], **cut}, keep=True), key=lambda result: -result.score)
 
-    person, more = _person(form, user_id, history), _options(form, "rank", {"weights": weights or {}})
-    return Call("rank", {**person, "item_ids": [items], **more}, ("scores",), read)
+    inputs, ending = {**_person(form, user_id, history), "item_ids": [items]}, ""
+    if weights:
+        inputs, ending = inputs | _weights(form, weights), _WITH
+    return Call("rank" + ending, inputs, ("scores",), read)
 
 
 def choose(
@@ -180,28 +185,32 @@ def _person(form: BatchedForm | None, user_id: str, history: Sequence[str]) -> d
     return {"user_id": [user_id], "history": [_history(form, history)]}
 
 
-def _options(form: BatchedForm | None, signature: str, options: Options) -> dict[str, Any]:
-    """Inputs of a request beside the plain ones; with a form every input that the signature has."""
-    numbers: dict[str, Any] = {f"weight_{name}": float(x) for name, x in options.get("weights", {}).items()}
-    numbers |= {name: float(options[name]) for name in ("diversity", "min_price", "max_price") if name in options}
-    if "per_category" in options:
-        numbers["per_category"] = int(options["per_category"])
-    lists: dict[str, Any] = {
-        name: _ids(name, options[name]) for name in ("allow_categories", "deny_categories") if name in options
+def _options(form: BatchedForm | None, options: Options) -> dict[str, Any]:
+    """Every option: JSON and batches want all inputs of a signature; those left out change nothing."""
+    numbers: dict[str, Any] = {
+        "diversity": float(options.get("diversity", 0.0)),
+        "per_category": int(options.get("per_category", 0)),
+        "min_price": float(options.get("min_price", 0.0)),
+        "max_price": float(options.get("max_price", _NO_LIMIT)),
     }
+    numbers = {name: value if form is None else [value] for name, value in numbers.items()}
+    allow, deny = options.get("allow_categories", ()), options.get("deny_categories", ())
+    lists = {"allow_categories": [_names(form, allow)], "deny_categories": [_names(form, deny)]}
+    return {**numbers, **lists, **_weights(form, options.get("weights", {}))}
+
+
+def _weights(form: BatchedForm | None, weights: Mapping[str, float]) -> dict[str, Any]:
+    names = _names(form, list(weights)) or [""]  # "" names no term; an empty list would have no type
+    return {"weight_names": [names], "weights": [[float(weights.get(name, 0.0)) for name in names]]}
+
+
+def _names(form: BatchedForm | None, names: Sequence[str]) -> list[str]:
+    names = _ids("names of categories and weights", names)
     if form is None:
-        return {**numbers, **{name: [names] for name, names in lists.items()}}
-    whole: dict[str, Any] = {**form.options.get(signature, {}), **numbers, **lists}
-    return {name: _batched(form, name, value) for name, value in whole.items()}
-
-
-def _batched(form: BatchedForm, name: str, value: Any) -> list[Any]:
-    if not name.endswith("_categories"):
-        return [value]
-    names = [text for text in value if isinstance(text, str)]
+        return names
     if len(names) > form.exclude:
-        raise ConfigError(f"a batched request must name at most {form.exclude} {name}", len(names))
-    return [_filled(names, form.exclude, "")]
+        raise ConfigError(f"a batched request must name at most {form.exclude} categories or weights", len(names))
+    return _filled(names, form.exclude, "")
 
 
 def _float32(scores: Sequence[float]) -> list[float]:
