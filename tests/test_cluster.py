@@ -187,9 +187,7 @@ def test_other_settings_are_refused_before_tensorflow_starts(monkeypatch: pytest
 
     with ThreadPoolExecutor(2) as pool:
         for future in [pool.submit(join, 8), pool.submit(join, 16)]:
-            with pytest.raises(
-                ConfigError, match=r"versions; train.batch is 8 at worker 0 and 16 at"
-            ):
+            with pytest.raises(ConfigError, match=r"versions; train.batch is 8 at worker 0 and 16 at"):
                 future.result(30)
 
 

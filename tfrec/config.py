@@ -13,13 +13,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from tfrec import ranker_config
 from tfrec.errors import ConfigError
-from tfrec.ranker_config import Ranker, Task
+from tfrec.ranker_config import Cascade, Ranker, Task
 from tfrec.schema import Column, Feature, Schema
 from tfrec.search_space import Tune
 from tfrec.section import Section
 
-# Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
-# the last two are arguments of np.savez, which stores features under their names.
+# Names that a feature cannot have: ids are inputs, the next four are the towers', the last two np.savez's.
 _TAKEN = {"item_id", "user_id", "item", "user", "text", "tokens", "file", "allow_pickle"}
 
 
@@ -289,6 +288,7 @@ class Config(Section):
     features: Features = Features()
     model: Model = Model()
     ranker: Ranker = Ranker()
+    cascade: Cascade = Cascade()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -303,7 +303,8 @@ class Config(Section):
     def ranker_columns(self) -> tuple[list[str], str | None]:
         """Columns of the interactions that a ranker reads beside features: of labels, and of kinds of events."""
         if self.model.kind == "two_tower":
-            return [], None
+            others = self.ranker.tasks[1:] if self.cascade.candidates else ()
+            return sorted({name for task in others for name in task.columns}), None
         labels = [] if self.ranker.negatives else sorted({name for task in self.ranker.tasks for name in task.columns})
         return labels, self.ranker.history_event
 
@@ -324,26 +325,32 @@ class Config(Section):
     def _ranker_fits(self) -> Config:
         kind, ranker = self.model.kind, self.ranker
         if kind == "two_tower":
-            return self
+            return self._cascade_fits() if self.cascade.candidates else self
+        if self.cascade.candidates:
+            raise ValueError('cascade.candidates goes with model.kind = "two_tower", which retrieves them')
         if self.model.text in ("lora", "full"):
             raise ValueError('a ranker reads model.text = "none" or "frozen"')
-        if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].outputs > 1):
-            raise ValueError(f'model.kind = "{kind}" has one logit: one task, which needs no more')
-        return self._fields_are_known()
+        ranker.check(kind, "model")
+        return self._fields_are_known(kind)
+
+    def _cascade_fits(self) -> Config:
+        self.cascade.check(self.ranker)
+        self.ranker.check(self.cascade.kind, "cascade")
+        if context := self.features.schema_.side("context"):
+            raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")
+        return self._fields_are_known(self.cascade.kind)
 
     def _ids(self) -> set[str]:
         return {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
 
-    def _fields_are_known(self) -> Config:
+    def _fields_are_known(self, kind: str) -> Config:
         context = {f.name for f in self.features.schema_.side("context") if f.indexed}
         indexed = {f.name for f in self.features.columns if f.indexed} | self._ids()
         unknown = [name for pair in self.ranker.crosses for name in pair if name not in indexed]
         if unknown:
             raise ValueError(f"ranker.crosses must name categorical fields, not {unknown[0]}")
         own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & self._ids()
-        if (self.ranker.history or self.model.kind in ranker_config.ATTENTIVE) and not own >= {
-            *self.ranker.history_fields
-        }:
+        if (self.ranker.history or kind in ranker_config.ATTENTIVE) and not own >= {*self.ranker.history_fields}:
             raise ValueError(f"ranker.history_fields must be among {sorted(own)}")
         if self.ranker.position and self.ranker.position not in context:
             raise ValueError(f"ranker.position must be a categorical context feature, not {self.ranker.position}")

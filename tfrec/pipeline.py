@@ -13,11 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import __version__, rank_serving, ranking, serving
+from tfrec import __version__, cascade, cascade_serving, rank_serving, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
+from tfrec.artifact.recommender import Parts
 from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
@@ -96,7 +97,11 @@ def _refuse_other_settings(run: Run) -> None:
     before, now = read_json(path), run.config.model_dump(mode="json")
     # The seed and what is a repeat decide which events are prepared.
     kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
-    for section in ("run", "data", "features", "model", "ranker", "train", "evaluate"):
+    sections = ["run", "data", "features", "model", "train", "evaluate"]
+    # A ranker may be added to what retrieves already.
+    if run.config.model.kind != "two_tower" or (run.folder / "checkpoints" / "cascade").exists():
+        sections += ["ranker", "cascade"]
+    for section in sections:
         keys = kept.get(section, now[section])
         differing = [key for key in keys if before.get(section, {}).get(key, now[section][key]) != now[section][key]]
         if differing:
@@ -150,6 +155,8 @@ def train(
     run.save_model(fitted.final, "final")
     if config.model.blend and run.writes:
         _choose_blend(run, fitted, say)
+    if config.cascade.candidates:
+        cascade.train(run, say, lambda: [_Progress(say), *callbacks()])
     return run
 
 
@@ -224,13 +231,16 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     run, settings = Run(config), config.evaluate
     _refuse_other_settings(run)
     if config.model.kind != "two_tower":
-        report = ranking.evaluate(run)
-        write_json(run.folder / "metrics.json", report)
-        return report
+        alone = ranking.evaluate(run)
+        write_json(run.folder / "metrics.json", alone)
+        return alone
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
-    report = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
-    for name, which in (("valid", "selected"), ("test", "final")):
+    report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
+    stages = {"valid": "selected", "test": "final"}
+    judged = {name: cascade.judge(run, which) for name, which in stages.items()} if config.cascade.candidates else {}
+    for name, which in stages.items():
         scorer = _scorer(run, which, holdouts[name])
+        scorer = cascade.reranked(scorer, judged[name]) if judged else scorer
         ranks = rank(scorer, holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
         report[name] = metrics.summarize(ranks, settings.k, _counts(run))
     report["slices"] = slices.slices(ranks, holdouts["test"], _counts(run), settings.k)
@@ -246,6 +256,9 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
         say("fitting baselines")
         more, theirs = _baselines(run, holdouts, metric, ours[metric])
         report, per_query = report | more, per_query | theirs
+    if judged:
+        say("measuring the SavedModel through its own signature")
+        report["cascade"] = cascade.report(run, judged) | {"artefact": cascade_serving.measure(run)}
     write_arrays(run.folder / "per_query.npz", per_query)
     write_json(run.folder / "metrics.json", report)
     return report
@@ -294,6 +307,8 @@ def results_table(report: Mapping[str, Any]) -> str:
     lines += [
         " ".join([f"{row:<{width}}", *(f"{values[name]:8.4f}" for name in names)]) for row, values in rows.items()
     ]
+    if "cascade" in report:
+        lines.append(cascade.results_table(report["cascade"]))
     against = report.get("against_best_baseline")
     if against:
         lines.append(
@@ -345,7 +360,10 @@ Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden
 
 def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     model = run.model()
-    parts, indexes = serving.plan_indexes(run, model, serving.make_parts(run, model))
+    parts = serving.make_parts(run, model)
+    if run.config.cascade.candidates:
+        return _cascade_parts(run, parts)
+    parts, indexes = serving.plan_indexes(run, model, parts)
     for name, about in indexes.items():
         say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
     card["indexes"] = indexes
@@ -353,6 +371,15 @@ def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     requests = serving.golden_requests(run, parts)
     return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
+
+
+def _cascade_parts(run: Run, parts: Parts) -> Made:
+    parts = cascade_serving.make_parts(run, parts)
+    return (
+        parts,
+        cascade_serving.golden_requests(run, parts),
+        lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10),
+    )
 
 
 def _ranker_parts(run: Run) -> Made:

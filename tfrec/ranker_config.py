@@ -147,10 +147,19 @@ class Ranker(Section):
             raise ValueError(f"ranker.monitor must fit the first task, which is {self.tasks[0].kind}")
         return self
 
+    def check(self, kind: str, section: str) -> None:
+        """Refuses tasks that a kind of body cannot learn where its section puts it.
+
+        Raises:
+            ValueError: one such task.
+        """
+        if kind in LINEAR and (len(self.tasks) > 1 or self.tasks[0].outputs > 1):
+            raise ValueError(f'{section}.kind = "{kind}" has one logit: one task, which needs no more')
+        if section == "model" and not self.negatives and any(task.loss in ("bpr", "listwise") for task in self.tasks):
+            raise ValueError('loss "bpr" and "listwise" compare candidates: set ranker.negatives')
+
     @model_validator(mode="after")
     def _rows_fit(self) -> Ranker:
-        if not self.negatives and any(task.loss in ("bpr", "listwise") for task in self.tasks):
-            raise ValueError('loss "bpr" and "listwise" compare candidates: set ranker.negatives')
         if self.negatives and (len(self.tasks) > 1 or self.tasks[0].kind != "binary"):
             raise ValueError("ranker.negatives goes with one binary task, whose positives are the interactions")
         if (self.negatives_from == "retrieval") != bool(self.retriever):
@@ -158,3 +167,35 @@ class Ranker(Section):
         if self.retriever and not self.negatives:
             raise ValueError("ranker.retriever gives negatives: set ranker.negatives")
         return self
+
+
+class Cascade(Section):
+    """A ranker behind a two-tower model: retrieve, filter, rank, diversify."""
+
+    candidates: int = Field(default=0, ge=0, description="items that retrieval hands to the ranker; 0 = no ranker")
+    kind: Kind = "dcn"
+    folds: int = Field(
+        default=4, ge=2, le=20, description="of validation users: each is judged by a ranker of the rest"
+    )
+    epochs: int = Field(default=15, ge=1)
+    batch: int = Field(default=32, ge=1, description="requests of a step, each with all its candidates")
+    learning_rate: float = Field(default=1e-3, gt=0)
+    weight_decay: float = Field(default=0.01, ge=0, description="of adamw")
+    sweep: tuple[Units, ...] = Field(
+        default=(10, 20, 50, 100, 200, 500), description="numbers of candidates that evaluation compares, up to its own"
+    )
+
+    def check(self, ranker: Ranker) -> None:
+        """Refuses what a ranker behind retrieval cannot do.
+
+        Raises:
+            ValueError: a setting of the ranker is for one that stands alone.
+        """
+        alone = {"negatives": 0, "position": None, "history_event": None, "history_age": False, "half_life_days": None}
+        wrong = [name for name, absent in alone.items() if getattr(ranker, name) != absent]
+        if wrong:
+            raise ValueError(f"ranker.{wrong[0]} goes with a ranker alone: a cascade learns from what retrieval gives")
+        if ranker.tasks[0].kind != "binary":
+            raise ValueError("the first task of a cascade is whether an item was taken: binary")
+        if any(task.name == "retrieval" for task in ranker.tasks):
+            raise ValueError("a task of a cascade cannot be named retrieval, which is a term of the value formula")

@@ -106,7 +106,7 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     settings, schema, rows = config.ranker, config.features.schema_, run.preprocessor.rows()
     fields = [Field("user", "user", "index", len(prepared.user_ids) + 1)] if settings.user_id else []
     fields += [Field("item", "item", "index", len(prepared.item_ids) + 1)] if settings.item_id else []
-    fields += [_field(feature, rows) for feature in schema.features if feature.name != settings.position]
+    fields += [field_of(feature, rows) for feature in schema.features if feature.name != settings.position]
     if "text" in items:
         fields.append(Field("text", "item", "vector", items["text"].shape[1]))
     history = settings.history_fields
@@ -117,7 +117,8 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     return Sizes(tuple(fields), history, events if length else 0, length, positions, ages)
 
 
-def _field(feature: Feature, rows: dict[str, int]) -> Field:
+def field_of(feature: Feature, rows: dict[str, int]) -> Field:
+    """A feature as a ranker's input; ``rows`` of the embeddings."""
     if feature.indexed:
         return Field(feature.name, feature.side, "index", rows[feature.name])
     return Field(feature.name, feature.side, "vector" if feature.kind == "vector" else "number", feature.width or 1)

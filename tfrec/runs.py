@@ -211,6 +211,14 @@ class Run:
             **more,
         )
 
+    def in_stock(self) -> np.ndarray | None:
+        """What the column of the role "available" does not deny, bool [N+1]; None without one."""
+        column = self.config.data.roles.available
+        if column is None:
+            return None
+        values = self.prepared.items[column].fill_null(True).to_numpy(zero_copy_only=False)
+        return np.concatenate([[False], values.astype(bool)])
+
     def row_names(self) -> dict[str, Any]:
         """What the rows of each embedding stand for, row 1 first."""
         ids = {"item": self.prepared.item_ids, "user": self.prepared.user_ids}

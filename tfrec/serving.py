@@ -17,6 +17,7 @@ from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import last_items
 from tfrec.models.blend import Blend
 from tfrec.models.blend_at import BlendAt
+from tfrec.models.ranking.signals import evidence_of
 from tfrec.models.text import embed
 from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run
@@ -58,7 +59,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
     data = run.retrieval_data()
     text, chosen = _Text(run, model, data), run.blend()
     catalogue = text.catalogue()
-    blend = _Blend(chosen, catalogue) if chosen else None
+    blend = ServedBlend(chosen, catalogue) if chosen else None
     schema = config.features.schema_
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
 
@@ -88,6 +89,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         blend=blend,
         blend_at=blend.at_items() if blend else None,
         blend_history=config.model.blend_history,
+        available=run.in_stock(),
     )
 
 
@@ -99,7 +101,7 @@ def _variables(text: _Text, model: TwoTower) -> list[Any]:
     return [*text.variables(), *(variable.value for variable in kept)]
 
 
-class _Blend:
+class ServedBlend:
     """The run's blend in the graph, where texts of new items count as soon as the catalogue has them."""
 
     def __init__(self, blend: Blend, catalogue: np.ndarray | None):
@@ -121,6 +123,10 @@ class _Blend:
 
     def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
+
+    def evidence(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Its sum and parts, float32 [B, M+1] each."""
+        return evidence_of(self._blend, cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
 
 
 class _Text:
@@ -230,6 +236,8 @@ def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarra
     liking = blend(liking, seen).numpy() if blend else liking
     scores = np.where(known[:, None], liking, popularity(data.events, data.items))
     scores[:, 0] = LOWEST
+    if (stock := run.in_stock()) is not None:
+        scores[:, ~stock] = LOWEST
     if run.config.export.drop_history:
         scores[index[:, None] - 1, stored] = LOWEST
     return -np.sort(-scores, axis=1)[:, :k]

@@ -9,17 +9,16 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrec.artifact import indexed
+from tfrec.artifact import cascade, indexed
 from tfrec.artifact.blended import BlendAt, BlendedSearch
+from tfrec.artifact.cascade import CascadeParts
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.item_table import ItemTable
-from tfrec.artifact.requests import checked as _checked
-from tfrec.artifact.requests import known_first
+from tfrec.artifact.requests import LOWEST, known_first, one_a_row
 from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
 from tfrec.artifact.scan import lower, top_k
 
-LOWEST = float(np.finfo(np.float32).min)
 DEFAULT_K = 10
 LARGE = 50_000  # items from which the best are sought by groups
 
@@ -51,6 +50,8 @@ class Parts:
         blend_at: the blend at chosen items, where there is an item_plan.
         item_plan: how the nearest item vectors are found; None = all scores are computed.
         text_plan: the same of text vectors.
+        available: bool [N+1], what may be returned; None = everything.
+        cascade: what stands between retrieval and an answer; None = nothing.
     """
 
     item_ids: Sequence[str]
@@ -73,6 +74,8 @@ class Parts:
     blend_at: BlendAt | None = None
     item_plan: Plan | None = None
     text_plan: Plan | None = None
+    available: np.ndarray | None = None
+    cascade: CascadeParts | None = None
 
 
 class Recommender(tf.Module):
@@ -90,6 +93,8 @@ class Recommender(tf.Module):
         self.is_large = len(parts.item_ids) >= LARGE
         # A delisted item keeps its row, as histories refer to it, and is never returned.
         available = np.arange(len(parts.item_ids) + 1) > 0
+        if parts.available is not None:
+            available &= parts.available
         self.available = tf.Variable(available, dtype=tf.bool, shape=[None], trainable=False)
         self.item_vectors = _grows(parts.item_vectors)
         self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
@@ -147,9 +152,7 @@ class Recommender(tf.Module):
         rows = tf.shape(found)[0]
         tf.debugging.assert_positive(k, message="k must be at least 1")
         widest = tf.maximum(tf.reduce_max(k), 0)
-        one_a_row = (tf.size(k) == 1) | ((tf.rank(k) == 1) & (tf.size(k) == rows))
-        k = _checked(tf.reshape(k, [-1]), one_a_row, ["k must be one number, or one a request; got", k, "for", rows])
-        k = tf.broadcast_to(k, [rows])
+        k = one_a_row(k, rows, "k")
         found, items = found[:, :widest], items[:, :widest]
         missing = widest - tf.shape(found)[1]
         found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
@@ -195,8 +198,11 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     def is_known(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         return tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
 
+    def cosines(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
+
     def user_scores(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        liking = tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
+        liking = cosines(user, seen)
         if parts.blend is not None:
             liking = parts.blend(liking, seen[:, -parts.blend_history :], module.text_vectors)
         return tf.where(is_known(user, seen)[:, None], liking, module.popularity[None])
@@ -271,6 +277,17 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     }
     if parts.embed_query is not None:
         signatures |= _text_signatures(module, parts)
+    if parts.cascade is not None:
+        evidence, popularity = parts.cascade.evidence, module.popularity
+
+        def ask(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
+            user, seen = read(user_id, history)
+            known = is_known(user, seen)
+            found = evidence(cosines(user, seen), seen[:, -parts.blend_history :], module.text_vectors)
+            found[cascade.RETRIEVAL] = tf.where(known[:, None], found[cascade.RETRIEVAL], popularity[None])
+            return user, seen, found, known
+
+        signatures |= cascade.signatures(module, parts.cascade, ask, parts.drop_history, parts.embed_query)
     return module, signatures
 
 

@@ -86,15 +86,19 @@ class Blend(keras.layers.Layer):
             self.popularity.assign(popularity)
 
     def call(self, cosine: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None = None) -> tf.Tensor:
-        history, items = _without_padding(history), tf.shape(cosine)[1] - 1
-        parts = [
-            self.weight_of[name] * comparable(name, self._scores(name, history, items, texts))
-            for name in self.weight_of
-            if name != "model"
-        ]
-        if "model" in self.weight_of:
-            parts.append(self.weight_of["model"] * standardize(cosine))
-        return tf.add_n([part + tf.zeros_like(cosine) for part in parts]) if parts else tf.zeros_like(cosine)
+        parts = self.parts(cosine, history, texts)
+        return self.total(parts) if parts else tf.zeros_like(cosine)
+
+    def parts(self, cosine: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """What is summed, before weights: the cosine as "model" and every component, float32 [B, M+1]."""
+        history, items = without_padding(history), tf.shape(cosine)[1] - 1
+        scores = {n: self._scores(n, history, items, texts) for n in self.weight_of if n != "model"}
+        found = {name: comparable(name, value) + tf.zeros_like(cosine) for name, value in scores.items()}
+        return found | ({"model": standardize(cosine)} if "model" in self.weight_of else {})
+
+    def total(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The weighted sum of :meth:`parts`, float32 [B, M+1]."""
+        return tf.add_n([self.weight_of[name] * part for name, part in parts.items()])
 
     def _scores(self, name: str, history: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         """Scores of a component over items 1..``items``, [B or 1, items + 1]."""
@@ -175,7 +179,7 @@ def standardize(scores: tf.Tensor) -> tf.Tensor:
     return tf.where(usable, (scores - mean) / tf.where(usable, deviation, 1.0), 0.0)
 
 
-def _without_padding(history: tf.Tensor) -> tf.Tensor:
+def without_padding(history: tf.Tensor) -> tf.Tensor:
     """Drops the columns on the left that are padding in every row."""
     used = tf.reduce_any(history > 0, axis=0)
     return history[:, tf.reduce_sum(tf.cast(tf.cumsum(tf.cast(used, tf.int32)) == 0, tf.int32)) :]

@@ -21,6 +21,7 @@ class Sizes(NamedTuple):
         length: L, items of a history.
         positions: rows of the position on the page, row 0 included; 0 = none.
         ages: rows of "history_age", how long ago each item of the history was, row 0 included; 0 = none.
+        prior: a number of the candidate that a learned multiple of joins the first task's logit; "" = none.
     """
 
     fields: tuple[Field, ...]
@@ -29,15 +30,16 @@ class Sizes(NamedTuple):
     length: int = 0
     positions: int = 0
     ages: int = 0
+    prior: str = ""
 
     @classmethod
     def of(cls, value: Sequence[Any]) -> Sizes:
         """From itself or from the lists that a saved model holds."""
-        fields, history, *numbers = value
-        return cls(tuple(Field(*f) for f in fields), tuple(history), *numbers)
+        fields, history, *others = value
+        return cls(tuple(Field(*f) for f in fields), tuple(history), *others)
 
     def plain(self) -> list[Any]:
-        """Lists and numbers, for a saved model."""
+        """Lists, numbers and a name, for a saved model."""
         return [[list(f) for f in self.fields], list(self.history), *self[2:]]
 
     def items(self) -> tuple[Field, ...]:

@@ -77,6 +77,7 @@ class Ranker(keras.Model):
         self.more_heads: list[Any] = [self._make_head(f"head_{member}", policy) for member in more]
         self.position: Any = None
         self.log_variances: Any = None
+        self.prior: Any = None
         if self.sizes.positions:
             self.position = keras.layers.Embedding(self.sizes.positions, 1, "zeros", name="position")
 
@@ -108,6 +109,8 @@ class Ranker(keras.Model):
             self.log_variances = self.add_weight(
                 shape=(len(self.settings.tasks),), initializer="zeros", name="log_variances", dtype="float32"
             )
+        if self.sizes.prior and self.prior is None:
+            self.prior = self.add_weight(shape=(), initializer="zeros", name="prior", dtype="float32")
         self.built = True
 
     def start_at(self, outputs: Mapping[str, Any]) -> None:
@@ -142,13 +145,16 @@ class Ranker(keras.Model):
         parts = body(inputs, training=training)
         logits = parts["logit"][..., None] if head is None else head(parts["vector"], training=training)
         logits = ops.cast(logits, "float32")
-        out, place = {}, 0
+        out: dict[str, Any] = {}
+        place = 0
         for task in self.settings.tasks:
             one = logits[..., place : place + task.outputs]
             if head is not None and "logit" in parts:
                 one = _shifted(task, one, ops.cast(parts["logit"], "float32"))
             if self.position is not None and training:
                 one = _shifted(task, one, self._position_bias(inputs))
+            if self.prior is not None and not out:
+                one = _shifted(task, one, self.prior * ops.cast(inputs[self.sizes.prior], "float32"))
             out[task.name], place = (one if task.kind in ("value", "survival") else one[..., 0]), place + task.outputs
         if self.settings.head == "esmm":
             return dict(zip(out, entire_space(*out.values()), strict=True))
@@ -173,6 +179,12 @@ class Ranker(keras.Model):
             members = [_meaning(task, own) for own in self.of_members(logits[task.name])]
             found[task.name] = sum(members[1:], members[0]) / len(members)
         return found
+
+    def scores(self, logits: Mapping[str, Any]) -> dict[str, Any]:
+        """What a value formula adds up: predictions, but the logit of a task that only compares candidates."""
+        comparing = {task.name for task in self.settings.tasks if task.loss in ("bpr", "listwise")}
+        found = self.predictions(logits)
+        return {name: logits[name] if name in comparing else value for name, value in found.items()}
 
     def count_trainable(self) -> int:
         """Trainable numbers, without the stored features."""
