@@ -1,7 +1,7 @@
 """A ZILN head against a Tweedie gradient-boosted tree on the dollars that CDNOW's customers will spend.
 
-Five folds of customers, the same features for both; each side chooses on its valid fold, without a refit. Settings of
-both were chosen on the window "early", which the future of "full" has no part in.
+Five folds of customers, the same features for both; each side chooses on its valid fold, without a refit. Settings
+are to be chosen on the window "early", which the future of "full" has no part in.
 """
 
 from __future__ import annotations
