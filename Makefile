@@ -6,6 +6,7 @@ TARGET ?= localhost:8500/ml100k
 ASK ?= --user 196
 PEERS ?= als bpr sasrec bert4rec
 SECONDS ?= 300
+WORKERS ?= 2
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -28,6 +29,9 @@ help: ## this list
 	@touch $@
 
 install: .venv/installed ## create .venv and install the package
+
+train-cluster: .venv/installed ## the same with 2 workers on this machine, started again when they are killed (WORKERS=2)
+	$(BIN)/python tools/train_cluster.py --workers $(WORKERS) $(CONFIG) $(SET)
 
 prepare train evaluate export serve: .venv/installed
 	$(BIN)/tfrec $@ $(CONFIG) $(SET)
@@ -70,4 +74,4 @@ peers: .venv-peers/installed ## ALS, BPR, SASRec and BERT4Rec of other packages 
 clean: ## remove environments and caches; runs and exports stay
 	rm -rf .venv .venv-peers build *.egg-info .pytest_cache .mypy_cache .ruff_cache
 
-.PHONY: help install prepare train evaluate export serve verify query test test-slow check bench bench-torch peers clean
+.PHONY: help install prepare train train-cluster evaluate export serve verify query test test-slow check bench bench-torch peers clean

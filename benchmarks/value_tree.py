@@ -1,7 +1,7 @@
 """The peer of value.py: a Tweedie gradient-boosted tree, in an environment of its own.
 
 python -m venv .venv-value && .venv-value/bin/pip install lightgbm==4.7.0 numpy
-.venv-value/bin/python benchmarks/value_tree.py OUT.npy
+.venv-value/bin/python benchmarks/value_tree.py OUT.npy WINDOW SEED...
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.corrcoef(ranks(first), ranks(second))[0, 1])
 
 
-def predict(x: np.ndarray, y: np.ndarray, part: np.ndarray) -> tuple[float, np.ndarray]:
+def predict(x: np.ndarray, y: np.ndarray, part: np.ndarray, seed: int) -> tuple[float, np.ndarray]:
     """Spearman on valid of the best setting, and its predictions of the test rows."""
     data = [lgb.Dataset(x[part == p], y[part == p], free_raw_data=False) for p in (0, 1)]
     best = (-1.0, np.zeros(0))
@@ -38,26 +38,28 @@ def predict(x: np.ndarray, y: np.ndarray, part: np.ndarray) -> tuple[float, np.n
             "feature_fraction": 0.8,
             "bagging_fraction": 0.8,
             "bagging_freq": 1,
-            "seed": 1,
+            "seed": seed,
             "num_threads": 1,
             "verbose": -1,
         }
         model = lgb.train(settings, data[0], 1000, [data[1]], callbacks=[lgb.early_stopping(50, verbose=False)])
         found = spearman(y[part == 1], model.predict(x[part == 1]))
-        best = max(best, (found, model.predict(x[part == 2])), key=lambda pair: pair[0])
+        if found > best[0]:
+            best = found, model.predict(x[part == 2])
     return best
 
 
-def main(out: str) -> None:
-    columns, y = value_data.customers()
+def main(out: str, window: str, *seeds: str) -> None:
+    columns, y = value_data.customers(window)
     x = np.stack(list(columns.values()), axis=1)
-    predictions = np.zeros(len(y))
-    for fold in range(value_data.FOLDS):
-        part = value_data.parts(len(y), fold)
-        valid, predictions[part == 2] = predict(x, y, part)
-        print(f"fold {fold}: valid Spearman {valid:.4f}", file=sys.stderr)
+    predictions = np.zeros((len(seeds), len(y)))
+    for row, seed in enumerate(seeds):
+        for fold in range(value_data.FOLDS):
+            part = value_data.parts(len(y), fold)
+            valid, predictions[row, part == 2] = predict(x, y, part, int(seed))
+            print(f"tree, seed {seed}, fold {fold}: valid Spearman {valid:.4f}", file=sys.stderr)
     np.save(out, predictions)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -16,7 +16,7 @@ from tfrec.ranker_config import Ranker as Settings
 from tfrec.ranker_config import Task
 from tfrec.training.ranking import objective
 
-USERS, ITEMS, LENGTH, KINDS = 7, 9, 5, 3
+USERS, ITEMS, LENGTH, KINDS, AGES = 7, 9, 5, 3, 4
 FIELDS = (
     Field("user", "user", "index", USERS + 1),
     Field("item", "item", "index", ITEMS + 1),
@@ -27,9 +27,10 @@ FIELDS = (
     Field("hour", "context", "index", 4),
     Field("wait", "context", "number", 1),
 )
-SIZES = Sizes(FIELDS, ("item", "tags"), KINDS, LENGTH)
+SIZES = Sizes(FIELDS, ("item", "tags"), KINDS, LENGTH, ages=AGES)
 SMALL: dict[str, Any] = {"embedding": 4, "hidden": (8, 6), "dropout": 0.3, "attention": (6,), "history": True}
 BINARY, MONEY = Task(name="like", positive=4.0), Task(name="money", column="paid", kind="value")
+STAY = Task(name="stay", column="weeks", kind="survival", observed="left", periods=4, horizon=2)
 
 
 def make(kind: str, seed: int = 0, **settings: Any) -> Ranker:
@@ -61,6 +62,7 @@ def batch(rows: int, candidates: int = 0, seed: int = 1) -> dict[str, np.ndarray
         "item": random.integers(0, ITEMS + 1, shape).astype(np.int32),
         "history": history,
         "history_event": random.integers(0, KINDS, (rows, LENGTH)).astype(np.int32),
+        "history_age": random.integers(0, AGES, (rows, LENGTH)).astype(np.int32),
         "hour": random.integers(0, 4, (rows, 1)).astype(np.int32),
         "wait": random.normal(size=rows).astype(np.float32),
     }
@@ -72,6 +74,7 @@ def labels(model: Ranker, rows: int) -> np.ndarray:
         "binary": lambda: random.integers(0, 2, rows),
         "number": lambda: random.normal(size=rows),
         "value": lambda: random.integers(0, 2, rows) * random.lognormal(size=rows),
+        "survival": lambda: random.integers(0, 4, rows) + random.integers(0, 2, rows) / 2,
     }
     return np.stack([made[task.kind]() for task in model.settings.tasks], axis=1).astype(np.float32)
 
@@ -92,7 +95,9 @@ def gives_one_logit_a_row(model: Ranker) -> None:
         logits = model(batch(rows))
         assert list(logits) == [task.name for task in model.settings.tasks]
         for task in model.settings.tasks:
-            assert logits[task.name].shape == ((rows, 3) if task.kind == "value" else (rows,))
+            several = {"value": (3,), "survival": (task.periods,)}
+            members = (model.settings.members,) if model.settings.members > 1 else ()
+            assert logits[task.name].shape == (rows, *several.get(task.kind, ()), *members)
             assert logits[task.name].dtype == tf.float32
         assert all(value.shape == (rows,) for value in model.predictions(logits).values())
 
@@ -144,6 +149,8 @@ def comes_back_from_its_file(model: Ranker, folder: Path) -> None:
 def stays_finite_and_ignores_padding(model: Ranker) -> None:
     inputs = batch(4)
     assert all(np.isfinite(value).all() for value in model(inputs).values())
-    other = {**inputs, "history_event": np.where(inputs["history"] > 0, inputs["history_event"], KINDS - 1)}
+    there = inputs["history"] > 0
+    other = {**inputs, "history_event": np.where(there, inputs["history_event"], KINDS - 1)}
+    other["history_age"] = np.where(there, inputs["history_age"], AGES - 1)
     for name, value in model(inputs).items():
         np.testing.assert_allclose(value, model(other)[name], rtol=1e-5, atol=1e-6)

@@ -1,5 +1,5 @@
 """A training to be killed: ``train FOLDER STEP`` kills itself at that step (0: never), ``compare FOLDER`` continues
-it, trains once more without a break, and prints what differs as JSON."""
+it, trains once more without a break, and prints what differs as JSON. With TF_CONFIG it is one of several workers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ import numpy as np
 import tensorflow as tf
 import world
 
+from tfrec.config import Config
+from tfrec.errors import RestartError
 from tfrec.training import retrieval
+from tfrec.training.cluster import joined
 from tfrec.training.loop import Trainer
 from tfrec.training.optimizers import Warmup
 
@@ -36,10 +39,16 @@ class Kill(keras.callbacks.Callback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
+def settings() -> Config:
+    sampled = {"loss": "sampled_softmax", "negatives": 5, "negative_sampling": "popularity", "optimizer": "lazy_adam"}
+    if "TF_CONFIG" in os.environ:
+        sampled |= {"strategy": "multi_worker", "peer_seconds": 60}
+    return world.settings({"user_id": True}, batch=4, checkpoint_steps=1, learning_rate=0.02, **sampled)
+
+
 def make(folder: Path, kill: int) -> Trainer:
     # Negatives are drawn anew at every step: after a restart they must be the same ones.
-    sampled = {"loss": "sampled_softmax", "negatives": 5, "negative_sampling": "popularity", "optimizer": "lazy_adam"}
-    config = world.settings({"user_id": True}, batch=4, checkpoint_steps=1, learning_rate=0.02, **sampled)
+    config = settings()
     data = world.retrieval_data(config, world.checkerboard(16, 12, 2, seed=1, events=6))
     folder.mkdir(parents=True, exist_ok=True)
     monitor = {"monitor": "val_ndcg@10", "mode": "max"}
@@ -69,9 +78,18 @@ def state(folder: Path) -> tuple[dict[str, np.ndarray], list[dict[str, float]], 
 def main() -> None:
     tf.config.experimental.enable_op_determinism()
     command, folder = sys.argv[1], Path(sys.argv[2])
-    if command == "train":
-        make(folder, int(sys.argv[3])).fit(EPOCHS)
-        return
+    try:
+        with joined(settings()):
+            if command == "train":
+                make(folder, int(sys.argv[3])).fit(EPOCHS)
+            else:
+                compare(folder)
+    except RestartError as error:
+        print(error, file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+def compare(folder: Path) -> None:
     (weights, history, csv), (weights_2, history_2, csv_2) = state(folder), state(folder.with_name("whole"))
     report = {
         "differing": [name for name, value in weights.items() if not np.array_equal(value, weights_2[name])],

@@ -171,5 +171,7 @@ def test_what_tells_is_chosen_and_what_does_not_exist_is_not() -> None:
     assert better.values.mean() < 0.3 * worse.values.mean()
 
 
-def test_a_large_catalogue_has_no_item_item_model() -> None:
-    assert blending.Sources(("neighbours", "transitions", "popularity"), 20_001, None, 10).available() == ["popularity"]
+def test_a_large_catalogue_has_no_next_basket_model() -> None:
+    sources = blending.Sources(("neighbours", "transitions", "popularity"), 20_001, None, 10)
+    assert sources.available() == ["neighbours", "popularity"]
+    assert sources.kept == blending.NEIGHBOURS_OF_MANY

@@ -39,7 +39,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
         folder.mkdir()
         (folder / "saved_model.pb").write_bytes(b"model")
 
-    monkeypatch.setattr(module, "_write", write)
+    monkeypatch.setattr(module, "write_model", write)
 
 
 def nothing(path: Path) -> None:

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from tfrec.data.preprocess import Preprocessor, Statistics, fit, joined
+from tfrec.data.preprocess import AGE_ROWS, Preprocessor, Statistics, age_rows, fit, joined
 from tfrec.schema import Feature, Schema
 
 CITY = Feature(name="city", side="user", kind="categorical", hash_rows=50)
@@ -113,6 +113,14 @@ def test_any_text_gives_a_finite_vector(vector: list[float], noise: str) -> None
     got = fitted(users(numbers(1))).features("item", {"image": texts, "tags": strings("", "")})["image"].numpy()
     np.testing.assert_array_equal(got[0], np.array(vector, np.float32))
     assert np.isfinite(got).all()
+
+
+def test_ages_double_and_nothing_is_older_than_the_last_row() -> None:
+    now = tf.constant(10**10, tf.int64)
+    minutes = tf.constant([0, 0.99, 1, 2.9, 3, 6.9, 7, 2**20 - 1, -5], tf.float64)
+    got = age_rows(now, now - tf.cast(minutes * 60, tf.int64)).numpy()
+    assert got.tolist() == [1, 1, 2, 2, 3, 3, 4, 21, 1]
+    assert age_rows(now, tf.constant([0, -1, 1], tf.int64)).numpy().tolist() == [0, 0, AGE_ROWS - 1]
 
 
 def test_tables_and_an_exported_graph_give_equal_tensors(tmp_path: Path) -> None:

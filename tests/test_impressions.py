@@ -83,6 +83,38 @@ def test_labels_by_hand() -> None:
     np.testing.assert_array_equal(got, expected)
 
 
+STAY = Task(name="stay", column="days", kind="survival", observed="left", period=7.0, periods=3, horizon=2)
+
+
+def test_labels_of_survival_by_hand() -> None:
+    days = np.array([0, 6.9, 7, 13, 14, 20.9, 21, 99, np.nan, 3])
+    left = np.array([1, 0, 1, 0, 0, 1, 1, 0, 1, np.nan])
+    got = make_labels({"days": days, "left": left}, [STAY])[:, 0]
+    # Seen to leave in week 0, 1 and 2; lost from sight after 0, 1 and 2 whole weeks; stayed all three.
+    np.testing.assert_array_equal(got, [0, 0.5, 1, 1.5, 2.5, 2, 3.5, 3.5, np.nan, np.nan])
+
+
+@pytest.mark.parametrize(
+    ("days", "left", "message"),
+    [
+        ([-1.0], [1.0], "times of task stay must not be negative; got -1.0"),
+        ([np.inf], [1.0], "labels of task stay must be finite"),
+        ([1.0], [2.0], "left of task stay must be 0 or 1; got 2.0"),
+    ],
+)
+def test_spells_that_break_a_rule_are_refused(days: list[float], left: list[float], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        make_labels({"days": np.array(days), "left": np.array(left)}, [STAY])
+
+
+def test_survival_in_which_nobody_is_seen_to_leave_is_refused() -> None:
+    check_classes(np.array([[0.0], [1.5]]), [STAY], "train")
+    with pytest.raises(
+        DataError, match=r"task stay needs leavings and stays in train; got \{'leavings': 0, 'stays': 2"
+    ):
+        check_classes(np.array([[1.5], [2.5], [0.5]]), [STAY], "train")
+
+
 @pytest.mark.parametrize(
     ("column", "task", "message"),
     [
@@ -146,6 +178,20 @@ def test_every_row_comes_once_with_its_history_and_label() -> None:
     assert seen[2] == ([0, 1], [0, 1], 0.0, 2.0)
     assert seen[6] == ([0, 0], [0, 0], 0.0, 6.0)
     assert seen.keys() == {1, 2, 3, 4, 6, 7}
+
+
+def test_history_comes_with_its_age_at_the_time_of_the_row() -> None:
+    times = np.array([50, 600, 660, 840, 0, 1260, 1, 2, 3]) * 60
+    log = EventLog(EVENTS | {"timestamp": times}, {}, LABELS, ONES, KINDS)
+    ages = {
+        int(b["item"][i]): b["history_age"][i].tolist()
+        for b in read(batches(log.training_rows((0, 1))))
+        for i in (0, 1, 2)
+    }
+    assert ages[3] == [1 + 7, 1 + 7]  # items 1 and 2 are 240 and 180 minutes old
+    assert ages[2] == [0, 1 + 5] and ages[1] == [0, 0]
+    assert read(batches(log.held_out_rows(2), batch=1, shuffle=False))[1]["history_age"].tolist() == [[1 + 8, 0]]
+    assert not read(batches(train()))[0]["history_age"].any()  # nothing is known without times
 
 
 def test_an_epoch_is_a_function_of_seed_epoch_and_step() -> None:

@@ -12,6 +12,7 @@ from tfrec.errors import ConfigError
 
 HOUR = {"name": "hour", "side": "context", "kind": "categorical"}
 IMAGE = {"name": "image", "side": "item", "kind": "vector", "width": 2}
+STAY = {"name": "stay", "column": "days", "kind": "survival", "observed": "left", "periods": 4}
 BUY = {"name": "buy", "column": "buy"}
 
 
@@ -30,6 +31,7 @@ def configured(ranker: dict[str, Any], kind: str = "din", columns: tuple[Any, ..
 def test_a_ranker_says_which_columns_it_reads() -> None:
     config = configured({"tasks": [{"positive": 4.0}, BUY], "history_event": "event"})
     assert config.ranker_columns == (["buy", "value"], "event")
+    assert configured({"tasks": [STAY, BUY]}).ranker_columns == (["buy", "days", "left"], None)
     assert configured({"negatives": 3}).ranker_columns == ([], None)
     assert configured({"history_event": "event"}, "two_tower").ranker_columns == ([], None)
     assert validate(json.loads(config.model_dump_json())) == config
@@ -45,6 +47,12 @@ def test_a_ranker_says_which_columns_it_reads() -> None:
         ({"tasks": [{"loss": "focal", "positive_weight": 2.0}]}, {}, "positive_weight goes with loss"),
         ({"tasks": [{"kind": "value"}]}, {}, "ranker.monitor must fit the first task, which is value"),
         ({"monitor": "spearman"}, {}, "ranker.monitor must fit the first task, which is binary"),
+        ({"tasks": [{"kind": "survival"}]}, {}, 'kind = "survival" and observed, a column, go together'),
+        ({"tasks": [{"observed": "left"}]}, {}, 'kind = "survival" and observed, a column, go together'),
+        ({"tasks": [{"periods": 3}]}, {}, 'period, periods and horizon go with kind = "survival"'),
+        ({"tasks": [{**STAY, "horizon": 5}]}, {}, "task stay: horizon must be at most periods, 4"),
+        ({"tasks": [STAY], "monitor": "rmse"}, {}, "ranker.monitor must fit the first task, which is survival"),
+        ({"tasks": [STAY]}, {"kind": "logistic"}, 'model.kind = "logistic" has one logit'),
         ({"head": "esmm"}, {}, 'ranker.head = "esmm" needs two binary tasks'),
         ({"weighting": "uncertainty"}, {}, "uncertainty weighting needs two tasks"),
         ({"cross_experts": 2}, {}, "cross_experts above 1 needs ranker.cross_rank"),
@@ -81,4 +89,5 @@ def test_folds_need_a_ranker() -> None:
 
 def test_what_goes_together_is_taken() -> None:
     assert configured({"position": "hour", "crosses": [["user", "hour"]]}, columns=(HOUR, IMAGE))
+    assert configured({"tasks": [{**STAY, "periods": 1}], "monitor": "concordance"}, "logistic")
     assert configured({"negatives": 4, "tasks": [{"loss": "listwise"}]}, "fm")

@@ -10,16 +10,20 @@ from typing import Any
 import numpy as np
 import pytest
 import tables
+import tensorflow as tf
 from conftest import Shop
 from saved_models import strings
 
-from tfrec import cli, pipeline, ranking
+from tfrec import cli, pipeline, rank_serving, ranking
+from tfrec.artifact import ranker
 from tfrec.config import Config, validate
+from tfrec.data.preprocess import age_rows
 from tfrec.errors import ConfigError, DataError
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
 
 ROWS = 16  # of each user
+STAY = {"name": "stay", "column": "weeks", "kind": "survival", "observed": "left", "periods": 4, "horizon": 2}
 
 
 def impressions(seed: int = 0) -> list[dict[str, Any]]:
@@ -40,6 +44,8 @@ def impressions(seed: int = 0) -> list[dict[str, Any]]:
                         "bought": float(own and place % 2),
                         "paid": float(random.lognormal()) if own else 0.0,
                         "place": f"{time % 3}",
+                        "weeks": float(3 * (tables.block(items[place]) == "tool") + random.integers(2)),
+                        "left": float(place % 3 > 0),
                     }
                 )
     return rows
@@ -67,6 +73,7 @@ def configured(folder: Path, rows: list[dict[str, Any]] | None = None, **section
             "hidden": [16],
             "dropout": 0.0,
             "history_event": "value",
+            "history_age": True,
             "position": "place",
             "tasks": [{"positive": 4.0}],
         },
@@ -131,6 +138,7 @@ def test_a_saved_ranker_scores_candidates_of_the_own_block_higher(config: Config
         "item": np.array([own[2:] + other[2:]] * 2, np.int32),
         "history": history,
         "history_event": np.stack([events[0], np.where(events[1] > 0, 3 - events[1], 0)]),
+        "history_age": np.zeros((2, 6), np.int32),
     }
     scores = model(inputs)["like"].numpy()
     assert scores[0, :3].min() > scores[0, 3:].max()
@@ -175,13 +183,18 @@ def test_served_scores_are_the_models(config: Config, servable: Servable) -> Non
     served = servable.run("rank", {"user_id": strings(users), "item_ids": strings([items])})
     data, model = ranking.ranking_data(run), run.model()
     rows = data.held_out(2)
+    newest = max(rows.history.times)
     for place in range(len(rows)):
         user, seen = rows.columns["user"][place], slice(rows.start[place], rows.end[place])
         look = [x[seen][-6:] for x in rows.history]
+        columns = dict(zip(("history", "history_event", "time"), look, strict=True))
+        seen_last = {name: np.pad(column, (6 - len(column), 0))[None] for name, column in columns.items()}
+        times = tf.constant(seen_last.pop("time"))
         inputs = {
             "user": np.array([user]),
             "item": np.arange(1, len(items) + 1, dtype=np.int32)[None],
-            **{n: np.pad(x, (6 - len(x), 0))[None] for n, x in zip(("history", "history_event"), look, strict=True)},
+            **seen_last,
+            "history_age": age_rows(tf.constant(newest, tf.int64), times),
         }
         expected = model.predictions(model(inputs))["like"].numpy()[0]
         np.testing.assert_allclose(served["scores"][user - 1], expected, atol=1e-5)
@@ -196,6 +209,24 @@ def test_a_request_may_bring_its_own_history(servable: Servable) -> None:
     lowest = np.finfo(np.float32).min
     assert (loves_fruit[2:] == lowest).all()
     assert servable.run("rank", likes)["like"].shape == (1, 4)
+
+
+def test_how_long_ago_a_history_was_is_read_from_the_request(servable: Servable) -> None:
+    items = strings([["fruit-7", "tool-7"]])
+    request = {"history": strings([["fruit-1", "tool-1"]]), "history_event": strings([["5", "1"]]), "item_ids": items}
+
+    def scores(**times: Any) -> np.ndarray:
+        return servable.run("rank", request | {name: np.array(value, np.int64) for name, value in times.items()})[
+            "scores"
+        ]
+
+    unknown = scores()
+    np.testing.assert_array_equal(unknown, scores(history_time=[[0, 0]], now=[10**9]))
+    fresh = scores(history_time=[[10**9, 10**9]], now=[10**9])
+    assert not np.allclose(fresh, unknown)
+    np.testing.assert_array_equal(fresh, scores(history_time=[[10**9 - 59, 10**9 + 500]], now=[10**9]))
+    with pytest.raises(Exception, match="history_time must have as many columns as history"):
+        scores(history_time=[[1]])
 
 
 def test_where_an_item_was_shown_does_not_change_its_score(servable: Servable) -> None:
@@ -244,6 +275,22 @@ def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], t
     assert wanted <= report["test"].keys()
     for task in config.ranker.tasks[1:]:
         assert np.isfinite(list(report["test"][task.name].values())).all()
+
+
+def test_survival_is_learned_and_served_as_the_chance_to_stay(tmp_path: Path) -> None:
+    config = configured(
+        tmp_path,
+        ranker={"tasks": [STAY], "monitor": "concordance"},
+        evaluate={"bootstrap": 0, "k": [3]},
+    )
+    run = pipeline.train(config, lambda line: None)
+    report = pipeline.evaluate(config, lambda line: None)
+    assert report["test"]["concordance"] > 0.7 and report["test"]["auc"] > 0.97
+    parts = rank_serving.make_parts(run)
+    request = {name: tf.constant(value) for name, value in ranker.defaults(parts).items()}
+    request |= {"user_id": tf.constant(["tool-user-1"]), "item_ids": tf.constant([["tool-1", "fruit-1"]])}
+    served = ranker.build(parts)[1]["rank"](**request)["stay"].numpy()[0]
+    assert 1 > served[0] > 0.7 and 0 < served[1] < 0.5  # tools keep people
 
 
 def test_negatives_come_from_what_retrieval_gives(shop: Shop, tmp_path: Path) -> None:

@@ -101,6 +101,16 @@ def test_survival_by_hand() -> None:
     np.testing.assert_allclose(losses.survival(hazards, period, observed), -np.log(stayed), rtol=1e-6)
 
 
+def test_nothing_is_known_of_who_was_lost_in_the_first_period() -> None:
+    np.testing.assert_array_equal(losses.survival(floats([1, 2]), tf.constant([-1]), tf.constant([False])), [0])
+
+
+def test_retention_by_hand() -> None:
+    hazards = floats([0, math.log(3), 0])  # hazards 1/2, 3/4, 1/2
+    got = [float(losses.retention(hazards, horizon)[0]) for horizon in (1, 2, 3)]
+    np.testing.assert_allclose(got, [0.5, 0.5 * 0.25, 0.5 * 0.25 * 0.5], rtol=1e-6)
+
+
 def test_uncertainties_by_hand() -> None:
     got = losses.uncertainty_weighted(floats([8.0, 3.0], [1.0, 1.0]), floats(LOG4, 0.0))
     np.testing.assert_allclose(got, [8 / 4 + 3 + LOG2, 1 / 4 + 1 + LOG2], rtol=1e-6)

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from contracts import BINARY, MONEY, batch, make, ranker_contract
+from contracts import BINARY, MONEY, STAY, batch, make, ranker_contract
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,6 +21,7 @@ from tfrec.models.ranking.fm import pairwise
 from tfrec.models.ranking.mmoe import Mixture
 from tfrec.models.ranking.ranker import BODIES
 from tfrec.ranker_config import Task
+from tfrec.training.ranking import objective, task_loss
 
 TWO = (Task(name="click", column="click"), Task(name="buy", column="buy"))
 
@@ -33,7 +34,7 @@ def test_a_body_keeps_the_contract(kind: str, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("head", ["shared", "mmoe", "ple", "esmm"])
 def test_a_head_keeps_the_contract(head: str, tmp_path: Path) -> None:
-    tasks = TWO if head == "esmm" else (BINARY, MONEY, Task(name="stars", kind="number"))
+    tasks = TWO if head == "esmm" else (BINARY, MONEY, STAY, Task(name="stars", kind="number"))
     ranker_contract(tmp_path, "wide_deep", tasks=tasks, head=head, tower=(5,), experts=2, expert_units=4)
 
 
@@ -74,17 +75,57 @@ def test_a_position_is_learned_and_left_out_of_scores(tmp_path: Path) -> None:
     np.testing.assert_allclose(biased - plain, [0, 1, 2, 3], atol=1e-6)  # an unknown place has no bias
 
 
+def test_members_keep_the_contract(tmp_path: Path) -> None:
+    ranker_contract(tmp_path, "deepfm", tasks=(BINARY, MONEY, STAY), members=3, crosses=())
+
+
+def test_members_learn_from_their_own_losses_and_speak_with_one_voice() -> None:
+    tasks = (BINARY, MONEY)
+    model = make("wide_deep", tasks=tasks, members=2, dropout=0.0, weighting="uncertainty")
+    inputs = {**batch(6), "label": contracts.labels(model, 6), "weight": np.ones(6, np.float32)}
+    logits = model(batch(6))
+    whole = model.predictions(logits)
+    alone = [make("wide_deep", tasks=tasks).predictions({n: x[..., i] for n, x in logits.items()}) for i in range(2)]
+    for name, values in whole.items():
+        assert not np.allclose(alone[0][name], alone[1][name])
+        np.testing.assert_allclose(values, (alone[0][name] + alone[1][name]) / 2, rtol=1e-6)
+    losses = [
+        task_loss(task, logits[task.name][..., i], inputs["label"][:, place])
+        for place, task in enumerate(tasks)
+        for i in range(2)
+    ]
+    total, weight = objective(model)({name: tf.constant(x) for name, x in inputs.items()})
+    assert float(total) == pytest.approx(float(tf.reduce_sum(losses)) / 2, rel=1e-5) and float(weight) == 6
+
+
+def test_a_linear_term_shifts_every_hazard_and_the_chance_of_money_alone() -> None:
+    model = make("wide_deep", tasks=(STAY, MONEY), crosses=())
+    before = model(batch(2))
+    model.body.linear.bias.assign(2.0)
+    after = model(batch(2))
+    np.testing.assert_allclose(after["stay"] - before["stay"], np.full((2, 4), 2.0), rtol=1e-5)
+    np.testing.assert_allclose(after["money"] - before["money"], [[2, 0, 0]] * 2, atol=1e-6)
+
+
+def test_the_loss_of_survival_reads_spells_from_its_label() -> None:
+    hazards = tf.zeros((5, 4))  # a half in every period
+    halves = task_loss(STAY, hazards, tf.constant([0.0, 0.5, 1.0, 2.5, np.nan])) / np.log(2)
+    np.testing.assert_allclose(halves, [1, 0, 2, 2, 0], rtol=1e-6)
+    assert task_loss(STAY, tf.zeros((2, 3, 4)), tf.zeros((2, 3))).shape == (2,)
+
+
 # Formulas
 
 
 def test_field_vectors_by_hand() -> None:
     fields = (Field("tags", "item", "index", 3), Field("age", "user", "number", 1), Field("image", "item", "vector", 2))
-    layer = FieldVectors(fields, 2, history=("tags",), events=2, pooled=True)
+    layer = FieldVectors(fields, 2, history=("tags",), events=2, pooled=True, ages=3)
     layer.build()
     layer.maps["tags"].set_weights([np.array([[9.0, 9.0], [1.0, 2.0], [3.0, 6.0]])])
-    layer.maps["age"].set_weights([np.array([[1.0, -1.0]]), np.array([0.5, 0.5])])
+    layer.number_map.set_weights([np.array([[1.0, -1.0]]), np.array([[0.5, 0.5]])])
     layer.maps["image"].set_weights([np.eye(2)])
     layer.event_map.set_weights([np.array([[0.0, 0.0], [10.0, 10.0]])])
+    layer.age_map.set_weights([np.array([[9.0, 9.0], [0.0, 100.0], [200.0, 0.0]])])
     inputs = {
         "item": tf.constant([[1, 2]]),
         "tags": tf.constant([[[1, 2], [0, 0]]]),
@@ -93,11 +134,13 @@ def test_field_vectors_by_hand() -> None:
         "history_item": tf.constant([[0, 4, 5]]),
         "history_tags": tf.constant([[[1, 0], [1, 0], [2, 1]]]),
         "history_event": tf.constant([[1, 1, 0]]),
+        "history_age": tf.constant([[1, 2, 0]]),
     }
     got = layer(inputs)
     assert got.shape == (1, 2, 4, 2)
-    # Items 4 and 5 of the history are [1, 2] + [10, 10] and the mean of [3, 6] and [1, 2]; the padding does not count.
-    pooled = [(11 + 2) / 2, (12 + 4) / 2]
+    # Items 4 and 5 of the history are [1, 2] + [10, 10] + [200, 0] and the mean of [3, 6] and [1, 2] of unknown age;
+    # the padding does not count.
+    pooled = [(211 + 2) / 2, (12 + 4) / 2]
     np.testing.assert_allclose(got[0, 0], [[2, 4], [2.5, -1.5], [7, 8], pooled])
     np.testing.assert_allclose(got[0, 1], [[0, 0], [2.5, -1.5], [5, 6], pooled])
 
@@ -108,7 +151,7 @@ def test_linear_terms_by_hand() -> None:
     layer.build()
     layer.maps["user"].set_weights([np.array([[7.0], [1.0], [2.0]])])
     layer.maps["tags"].set_weights([np.array([[7.0], [10.0], [20.0]])])
-    layer.maps["price"].set_weights([np.array([[100.0]])])
+    layer.slopes.assign([[100.0]])
     rows = np.arange(1001, dtype=np.float32)[:, None] * 1000
     layer.pairs[0].set_weights([rows])
     layer.bias.assign(0.5)

@@ -85,7 +85,7 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch: pytest.Monkey
     devices = [tf.config.LogicalDevice(f"/device:CPU:{i}", "CPU") for i in range(3)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: [])
     monkeypatch.setattr(tf.config, "list_logical_devices", lambda kind: devices)
-    with pytest.raises(ConfigError, match=r"multiple of devices × train\.accumulate, 3 × 1; got 8"):
+    with pytest.raises(ConfigError, match=r"multiple of replicas × train\.accumulate, 3 × 1; got 8"):
         make_strategy(world.settings(strategy="mirrored", batch=8).train)
 
 

@@ -6,16 +6,19 @@ import argparse
 import json
 import os
 import re
+import signal
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from tfrec import __version__
 from tfrec import config as settings
-from tfrec.errors import ArtifactError, ConfigError, TfrecError
+from tfrec.errors import ArtifactError, ConfigError, RestartError, TfrecError
 from tfrec.startup import import_tensorflow
 
 _AGAIN = 75  # saved, run again
@@ -31,7 +34,7 @@ STAGES = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad usage or settings."""
+    """Runs one command and returns its exit code: 0 done, 1 failed, 2 bad usage or settings, 75 saved: run it again."""
     arguments = _parse(argv)
     # TensorFlow's start-up lines say nothing to a user of this command.
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
@@ -197,11 +200,45 @@ def _stage(arguments: argparse.Namespace) -> int:
     from tfrec import pipeline
 
     say = (lambda line: None) if arguments.quiet else pipeline.say
+    if arguments.stage == "train":
+        return _train(arguments, config, say)
     if arguments.stage == "serve":
         return pipeline.serve(config, say)
-    stages = [arguments.stage]
-    if arguments.stage == "train" and not arguments.no_export:
-        stages += ["evaluate", "export"]
+    return _run_stages(arguments, config, say, [arguments.stage])
+
+
+def _train(arguments: argparse.Namespace, config: Any, say: Any) -> int:
+    from tfrec import pipeline
+    from tfrec.training.cluster import joined
+
+    with _sigterm_breaks_off(), joined(config) as peers:
+        run = pipeline.train(config, say if peers.leads else lambda line: None, peers=peers)
+        if not peers.leads:
+            return 0
+        print(run.folder)
+        return _run_stages(arguments, config, say, [] if arguments.no_export else ["evaluate", "export"])
+
+
+@contextmanager
+def _sigterm_breaks_off() -> Iterator[None]:
+    def break_off(number: int, frame: Any) -> None:
+        raise RestartError(
+            "SIGTERM ended the command; what was written is whole", advice="Run the same command to continue"
+        )
+
+    if threading.current_thread() is not threading.main_thread():  # only that one may set handlers
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, break_off)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _run_stages(arguments: argparse.Namespace, config: Any, say: Any, stages: list[str]) -> int:
+    from tfrec import pipeline
+
     for stage in stages:
         options = {"force": arguments.force} if stage == "export" else {}
         result = getattr(pipeline, stage)(config, say, **options)

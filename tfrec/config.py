@@ -13,13 +13,12 @@ from pydantic import Field, ValidationError, model_validator
 
 from tfrec import ranker_config
 from tfrec.errors import ConfigError
-from tfrec.ranker_config import Ranker, Task
+from tfrec.ranker_config import Cascade, Ranker, Task
 from tfrec.schema import Column, Feature, Schema
 from tfrec.search_space import Tune
 from tfrec.section import Section
 
-# Names that a feature cannot have: the ids are inputs of their own, the next four are what the towers call theirs, and
-# the last two are arguments of np.savez, which stores features under their names.
+# Names that a feature cannot have: ids are inputs, the next four are the towers', the last two np.savez's.
 _TAKEN = {"item_id", "user_id", "item", "user", "text", "tokens", "file", "allow_pickle"}
 
 
@@ -97,6 +96,25 @@ class Features(Section):
         return Schema(features=self.columns, text=self.text.columns)
 
 
+class IdTable(Section):
+    """How many rows the ids of one side get."""
+
+    kind: Literal["full", "hashed", "compositional"] = Field(
+        default="full", description="a row an id, the sum of rows that hashes pick, or a product of two small tables"
+    )
+    rows: int = Field(default=0, ge=0, description="hashed, compositional: rows of the (larger) table")
+    hashes: int = Field(default=2, ge=1, le=8, description="hashed: rows that are added")
+    min_count: int = Field(default=1, ge=1, description="full: ids with fewer train events share a row")
+
+    @model_validator(mode="after")
+    def _rows_are_meant(self) -> IdTable:
+        if bool(self.rows) != (self.kind != "full"):
+            raise ValueError('rows goes with kind = "hashed" or "compositional", and they need it')
+        if self.min_count > 1 and self.kind != "full":
+            raise ValueError('min_count goes with kind = "full"')
+        return self
+
+
 class Model(Section):
     kind: Literal["two_tower"] | ranker_config.Kind = Field(
         default="two_tower", description="retrieval, or a ranker, which reads kind, text, history_length and [ranker]"
@@ -104,6 +122,8 @@ class Model(Section):
     dimension: int = Field(default=128, ge=2, description="width of user and item vectors")
     item_id: bool = Field(default=True, description="an embedding row per item")
     user_id: bool = Field(default=False, description="an embedding row per user")
+    item_table: IdTable = IdTable()
+    user_table: IdTable = IdTable()
     text: Literal["none", "frozen", "lora", "full"] = Field(default="frozen", description="how the text encoder learns")
     lora_rank: int = Field(default=4, ge=1)
     history: tuple[Literal["mean", "decay", "transformer"], ...] = Field(
@@ -134,8 +154,14 @@ class Model(Section):
 
 
 class Train(Section):
-    strategy: Literal["none", "mirrored"] = "none"
+    strategy: Literal["none", "mirrored", "multi_worker", "tpu", "parameter_server"] = Field(
+        default="none", description="of tf.distribute: docs/strategies.md"
+    )
     devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
+    tpu: str = Field(default="", description="tpu: its name or grpc:// address; empty = as the environment says")
+    peer_seconds: float = Field(
+        default=300, gt=0, description="multi_worker, parameter_server: until a process that does not come is missed"
+    )
     loss: Literal["softmax", "in_batch", "sampled_softmax", "gbce"] = Field(
         default="softmax", description="against the catalogue, the batch, or drawn negatives (gbce is gSASRec's)"
     )
@@ -174,6 +200,9 @@ class Train(Section):
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
+    memory: float = Field(
+        default=4.0, gt=0, description="GiB that events may take; more are read from Parquet, and users are sampled"
+    )
     tensorboard: bool = False
     init_from: str | None = Field(default=None, description="a run folder to warm-start from")
 
@@ -185,13 +214,20 @@ class Train(Section):
             raise ValueError('train.negatives goes with train.loss = "sampled_softmax" or "gbce", and they need it')
         if self.negative_sampling != "uniform" and self.loss != "sampled_softmax":
             raise ValueError('train.negative_sampling other than "uniform" needs train.loss = "sampled_softmax"')
-        if self.jit and self.strategy != "none":
-            raise ValueError('train.jit goes with train.strategy = "none"')
+        if self.jit and self.strategy not in ("none", "tpu"):
+            raise ValueError('train.jit goes with train.strategy = "none", and "tpu" needs no setting for it')
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
-        if self.devices and self.strategy == "none":
+        if self.devices and self.strategy != "mirrored":
             raise ValueError('train.devices goes with train.strategy = "mirrored"')
+        if self.tpu and self.strategy != "tpu":
+            raise ValueError('train.tpu goes with train.strategy = "tpu"')
         return self
+
+    @property
+    def static(self) -> bool:
+        """Whether the step must have shapes that do not depend on values."""
+        return self.jit or self.strategy == "tpu"
 
 
 class Evaluate(Section):
@@ -210,6 +246,17 @@ class Export(Section):
         default=1000,
         ge=0,
         description="last items of a user kept in the artefact: read and dropped when a request has no history",
+    )
+    index: Literal["auto", "brute", "ivf"] = Field(
+        default="auto",
+        description="all scores, or those of the nearest clusters; auto clusters more than 100,000 items where it pays",
+    )
+    recall: float = Field(
+        default=0.95, gt=0, le=1, description="share of the 100 nearest that an ivf index finds, measured at export"
+    )
+    index_storage: Literal["float32", "bfloat16"] = Field(
+        default="float32",
+        description="of vectors in an ivf index; bfloat16 is faster on a CPU that has it, scores are exact in both",
     )
     tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
     largest_metric_loss: float = Field(
@@ -241,6 +288,7 @@ class Config(Section):
     features: Features = Features()
     model: Model = Model()
     ranker: Ranker = Ranker()
+    cascade: Cascade = Cascade()
     train: Train = Train()
     evaluate: Evaluate = Evaluate()
     export: Export = Export()
@@ -255,8 +303,9 @@ class Config(Section):
     def ranker_columns(self) -> tuple[list[str], str | None]:
         """Columns of the interactions that a ranker reads beside features: of labels, and of kinds of events."""
         if self.model.kind == "two_tower":
-            return [], None
-        labels = [] if self.ranker.negatives else sorted({task.column for task in self.ranker.tasks})
+            others = self.ranker.tasks[1:] if self.cascade.candidates else ()
+            return sorted({name for task in others for name in task.columns}), None
+        labels = [] if self.ranker.negatives else sorted({name for task in self.ranker.tasks for name in task.columns})
         return labels, self.ranker.history_event
 
     @model_validator(mode="after")
@@ -276,26 +325,32 @@ class Config(Section):
     def _ranker_fits(self) -> Config:
         kind, ranker = self.model.kind, self.ranker
         if kind == "two_tower":
-            return self
+            return self._cascade_fits() if self.cascade.candidates else self
+        if self.cascade.candidates:
+            raise ValueError('cascade.candidates goes with model.kind = "two_tower", which retrieves them')
         if self.model.text in ("lora", "full"):
             raise ValueError('a ranker reads model.text = "none" or "frozen"')
-        if kind in ranker_config.LINEAR and (len(ranker.tasks) > 1 or ranker.tasks[0].kind == "value"):
-            raise ValueError(f'model.kind = "{kind}" has one logit: one task, not of kind value')
-        return self._fields_are_known()
+        ranker.check(kind, "model")
+        return self._fields_are_known(kind)
+
+    def _cascade_fits(self) -> Config:
+        self.cascade.check(self.ranker)
+        self.ranker.check(self.cascade.kind, "cascade")
+        if context := self.features.schema_.side("context"):
+            raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")
+        return self._fields_are_known(self.cascade.kind)
 
     def _ids(self) -> set[str]:
         return {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
 
-    def _fields_are_known(self) -> Config:
+    def _fields_are_known(self, kind: str) -> Config:
         context = {f.name for f in self.features.schema_.side("context") if f.indexed}
         indexed = {f.name for f in self.features.columns if f.indexed} | self._ids()
         unknown = [name for pair in self.ranker.crosses for name in pair if name not in indexed]
         if unknown:
             raise ValueError(f"ranker.crosses must name categorical fields, not {unknown[0]}")
         own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & self._ids()
-        if (self.ranker.history or self.model.kind in ranker_config.ATTENTIVE) and not own >= {
-            *self.ranker.history_fields
-        }:
+        if (self.ranker.history or kind in ranker_config.ATTENTIVE) and not own >= {*self.ranker.history_fields}:
             raise ValueError(f"ranker.history_fields must be among {sorted(own)}")
         if self.ranker.position and self.ranker.position not in context:
             raise ValueError(f"ranker.position must be a categorical context feature, not {self.ranker.position}")

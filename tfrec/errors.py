@@ -5,6 +5,7 @@
     ├── DataError              a table, a column, a split
     ├── EncoderError           a text encoder's folder, weights or vocabulary
     ├── TrainingError          a model that cannot be trained or resumed
+    │   └── RestartError       exit 75: training was broken off, and the same command continues it
     ├── ArtifactError          an export that cannot be written, read or trusted
     └── ServerError            a server that cannot start or be reached
         └── client.CallError   a call that was refused or not answered
@@ -51,6 +52,12 @@ class EncoderError(TfrecError):
 
 class TrainingError(TfrecError):
     """A model that cannot be trained or resumed."""
+
+
+class RestartError(TrainingError):
+    """A training that was broken off where the same command continues it."""
+
+    exit_code = 75
 
 
 class ArtifactError(TfrecError):

@@ -13,11 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import __version__, rank_serving, ranking, serving
+from tfrec import __version__, cascade, cascade_serving, rank_serving, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
+from tfrec.artifact.recommender import Parts
 from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
@@ -27,7 +28,8 @@ from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
-from tfrec.training import blending, retrieval, warm_start
+from tfrec.training import blending, memory, retrieval, warm_start
+from tfrec.training.peers import Peers
 from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
@@ -68,6 +70,17 @@ def prepare(config: Config, say: Say = say) -> Run:
     return run
 
 
+def _prepare_together(config: Config, say: Say, peers: Peers) -> Run:
+    run = prepare(config, say) if peers.leads else Run(config, writes=False)
+    peers.wait()
+    ready = run.statistics_path.exists()
+    peers.agree(
+        "all processes of a training must read the same tables, in one shared run.folder",
+        {f"the hash of {name}": value for name, value in run.prepared.report["hashes"].items()} if ready else {},
+    )
+    return run
+
+
 def _is_prepared(run: Run) -> bool:
     if not run.statistics_path.exists() or not (run.folder / "prepared").exists():
         return False
@@ -84,7 +97,11 @@ def _refuse_other_settings(run: Run) -> None:
     before, now = read_json(path), run.config.model_dump(mode="json")
     # The seed and what is a repeat decide which events are prepared.
     kept = {"run": ("seed",), "evaluate": ("repeats", "holdout")}
-    for section in ("run", "data", "features", "model", "ranker", "train", "evaluate"):
+    sections = ["run", "data", "features", "model", "train", "evaluate"]
+    # A ranker may be added to what retrieves already.
+    if run.config.model.kind != "two_tower" or (run.folder / "checkpoints" / "cascade").exists():
+        sections += ["ranker", "cascade"]
+    for section in sections:
         keys = kept.get(section, now[section])
         differing = [key for key in keys if before.get(section, {}).get(key, now[section][key]) != now[section][key]]
         if differing:
@@ -105,28 +122,54 @@ def _report_text(run: Run, say: Say) -> None:
     warn_unknown(statistics.unknown, run.config.features.text.encoder)
 
 
-def train(config: Config, say: Say = say, callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list) -> Run:
+def train(
+    config: Config,
+    say: Say = say,
+    callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list,
+    peers: Peers | None = None,
+) -> Run:
     """Prepares what is lacking and trains; a killed training continues.
 
     Args:
         config: the settings.
         say: gets lines of progress.
         callbacks: makes Keras callbacks for each training (the choice of epochs, and the refit).
+        peers: the processes that train together, of which the first prepares and writes.
+
+    Raises:
+        ConfigError: a process sees other settings or data than the first.
+        RestartError: SIGTERM came, or a process is gone.
     """
-    run = prepare(config, say)
+    run = _prepare_together(config, say, peers) if peers else prepare(config, say)
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run
+    say(_where_events_are(run))
     data = run.retrieval_data()
     if config.train.init_from:
         earlier = Run.open(config.train.init_from)
         data = run.retrieval_data(start=warm_start.starter(earlier.model(), earlier.row_names(), run.row_names()))
+    say(memory.check(memory.tables(config, data), memory.available()))
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
-    if config.model.blend:
+    if config.model.blend and run.writes:
         _choose_blend(run, fitted, say)
+    if config.cascade.candidates:
+        cascade.train(run, say, lambda: [_Progress(say), *callbacks()])
     return run
+
+
+def _where_events_are(run: Run) -> str:
+    prepared = run.prepared
+    size = f"{prepared.groups.events:,} events take {prepared.groups.bytes() / 2**30:.3g} GiB"
+    if prepared.fits:
+        return f"{size}: in memory"
+    sampled = len(np.unique(prepared.events["user"]))
+    return (
+        f"{size}, more than train.memory, {run.config.train.memory:g}: training reads them from Parquet; "
+        f"the blend, baselines, metrics and stored histories are of {sampled:,} of {len(prepared.user_ids):,} users"
+    )
 
 
 def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
@@ -188,13 +231,16 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
     run, settings = Run(config), config.evaluate
     _refuse_other_settings(run)
     if config.model.kind != "two_tower":
-        report = ranking.evaluate(run)
-        write_json(run.folder / "metrics.json", report)
-        return report
+        alone = ranking.evaluate(run)
+        write_json(run.folder / "metrics.json", alone)
+        return alone
     holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
-    report = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
-    for name, which in (("valid", "selected"), ("test", "final")):
+    report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
+    stages = {"valid": "selected", "test": "final"}
+    judged = {name: cascade.judge(run, which) for name, which in stages.items()} if config.cascade.candidates else {}
+    for name, which in stages.items():
         scorer = _scorer(run, which, holdouts[name])
+        scorer = cascade.reranked(scorer, judged[name]) if judged else scorer
         ranks = rank(scorer, holdouts[name], len(run.prepared.item_ids), top=max(settings.k))
         report[name] = metrics.summarize(ranks, settings.k, _counts(run))
     report["slices"] = slices.slices(ranks, holdouts["test"], _counts(run), settings.k)
@@ -210,6 +256,9 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
         say("fitting baselines")
         more, theirs = _baselines(run, holdouts, metric, ours[metric])
         report, per_query = report | more, per_query | theirs
+    if judged:
+        say("measuring the SavedModel through its own signature")
+        report["cascade"] = cascade.report(run, judged) | {"artefact": cascade_serving.measure(run)}
     write_arrays(run.folder / "per_query.npz", per_query)
     write_json(run.folder / "metrics.json", report)
     return report
@@ -258,6 +307,8 @@ def results_table(report: Mapping[str, Any]) -> str:
     lines += [
         " ".join([f"{row:<{width}}", *(f"{values[name]:8.4f}" for name in names)]) for row, values in rows.items()
     ]
+    if "cascade" in report:
+        lines.append(cascade.results_table(report["cascade"]))
     against = report.get("against_best_baseline")
     if against:
         lines.append(
@@ -283,7 +334,7 @@ def export(config: Config, say: Say = say, force: bool = False) -> Path:
     card = _card(run)
     card["gate"] = gate.decide(_compare_versions(config, target, card), force)
     say(card["gate"]["reason"])
-    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, say)
+    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, card, say)
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
@@ -307,13 +358,28 @@ def _compare_versions(config: Config, target: Path, card: Mapping[str, Any]) -> 
 Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores
 
 
-def _parts(run: Run, say: Say) -> Made:
+def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     model = run.model()
     parts = serving.make_parts(run, model)
+    if run.config.cascade.candidates:
+        return _cascade_parts(run, parts)
+    parts, indexes = serving.plan_indexes(run, model, parts)
+    for name, about in indexes.items():
+        say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
+    card["indexes"] = indexes
     size = sum(array.nbytes for array in parts.stored_history)
     say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     requests = serving.golden_requests(run, parts)
     return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
+
+
+def _cascade_parts(run: Run, parts: Parts) -> Made:
+    parts = cascade_serving.make_parts(run, parts)
+    return (
+        parts,
+        cascade_serving.golden_requests(run, parts),
+        lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10),
+    )
 
 
 def _ranker_parts(run: Run) -> Made:
@@ -325,6 +391,8 @@ def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -
     name, request = requests[0]
     servable = Servable(folder)
     try:
+        if "nprobe" in servable.signatures[name].inputs:
+            request = {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
         served = servable.run(name, request)["scores"]
     finally:
         servable.close()

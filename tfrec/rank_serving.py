@@ -11,7 +11,7 @@ import tensorflow as tf
 from tfrec.artifact.export import Requests
 from tfrec.artifact.ranker import RankerParts
 from tfrec.data.impressions import history_of
-from tfrec.data.preprocess import index_table
+from tfrec.data.preprocess import age_rows, index_table
 from tfrec.evaluation.holdouts import last_items
 from tfrec.models.ranking.ranker import Ranker
 from tfrec.ranking import event_kinds
@@ -43,20 +43,23 @@ def make_parts(run: Run) -> RankerParts:
         predict=predict,
         stored_history=stored[0],
         stored_events=stored[1],
+        stored_times=stored[2],
+        age_rows=age_rows if model.sizes.ages else None,
+        now=int(stored[2].max(initial=0)),
         variables=[variable.value for variable in model.variables],
         tables=[*preprocessor.tables, event_table],
         history_length=length,
     )
 
 
-def _stored(run: Run, kinds: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """The last items of each user in train and valid with their kinds, int32 [U+1, L]."""
+def _stored(run: Run, kinds: np.ndarray, length: int) -> list[np.ndarray]:
+    """The last items of each user in train and valid with their kinds and times, [U+1, L] each."""
     events, users = run.prepared.events, len(run.prepared.user_ids)
     history, offsets = history_of(events, kinds, (0, 1))
     offsets = np.concatenate([offsets, np.full(users + 2 - len(offsets), offsets[-1])])
-    items, kinds = (last_items((values, offsets), length) for values in history)
-    items[0] = kinds[0] = 0
-    return items, kinds
+    places = last_items((np.arange(1, offsets[-1] + 1), offsets), length)
+    places[0] = 0
+    return [np.concatenate([np.zeros(1, column.dtype), column])[places] for column in history]
 
 
 def golden_requests(run: Run) -> Requests:
@@ -66,11 +69,13 @@ def golden_requests(run: Run) -> Requests:
     nothing, unknown = np.empty((1, 0), object), "no such id"
     first = {"user_id": _strings(users), "history": nothing, "history_event": nothing, "item_ids": _strings([items])}
     history = _strings([["", unknown, items[0], items[-1]], ["", "", "", items[-1]]])
+    times = {"history_time": np.array([[0, 0, 1, 2**31]]), "now": np.array([2**32])}
     second = {
         "user_id": _strings([users[0], unknown]),
         "history": history,
         "history_event": _strings([["", "no such kind", *(event_kinds(run).known * 2 + ["", ""])[:2]]]),
         "item_ids": _strings([[*items[:2], unknown, ""]]),
+        **(times if run.config.ranker.history_age else {}),
     }
     return [("rank", {**first, **_context(run, len(users))}), ("serving_default", {**second, **_context(run, 2)})]
 
@@ -93,6 +98,7 @@ def reference_scores(run: Run, parts: RankerParts) -> np.ndarray:
         "item": np.repeat(items[None], len(users), axis=0),
         "history": parts.stored_history[users],
         "history_event": parts.stored_events[users],
+        "history_age": age_rows(tf.constant(parts.now, tf.int64), tf.constant(parts.stored_times[users])),
         **run.preprocessor.features("context", raw),
     }
     model: Ranker = run.model()

@@ -11,7 +11,8 @@ import numpy as np
 from tfrec.config import Config
 from tfrec.data import impressions, sampling
 from tfrec.data.folds import rolling
-from tfrec.errors import ConfigError
+from tfrec.data.preprocess import AGE_ROWS
+from tfrec.errors import ConfigError, DataError
 from tfrec.evaluation import ranking_metrics
 from tfrec.evaluation.holdouts import make_holdout
 from tfrec.models.ranking.body import Sizes
@@ -36,11 +37,13 @@ def ranking_data(run: Run, split: np.ndarray | None = None) -> RankingData:
         split: int8 [E] in the place of the events' own.
 
     Raises:
-        DataError: labels or events break a rule.
+        DataError: labels or events break a rule, or there are no times and a setting needs them.
     """
     settings, events = run.config.ranker, run.prepared.events
     if split is not None:
         events = {**events, "split": split}
+    if settings.history_age and "timestamp" not in events:
+        raise DataError("ranker.history_age needs a column timestamp in the interactions", sorted(events))
     kinds = event_kinds(run)
     weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
     log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows)
@@ -103,17 +106,19 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     settings, schema, rows = config.ranker, config.features.schema_, run.preprocessor.rows()
     fields = [Field("user", "user", "index", len(prepared.user_ids) + 1)] if settings.user_id else []
     fields += [Field("item", "item", "index", len(prepared.item_ids) + 1)] if settings.item_id else []
-    fields += [_field(feature, rows) for feature in schema.features if feature.name != settings.position]
+    fields += [field_of(feature, rows) for feature in schema.features if feature.name != settings.position]
     if "text" in items:
         fields.append(Field("text", "item", "vector", items["text"].shape[1]))
     history = settings.history_fields
     reads = config.model.kind in ("din", "transformer") or (settings.history and config.model.kind != BASELINE)
     length = config.model.history_length if reads else 0
     positions = rows[settings.position] if settings.position else 0
-    return Sizes(tuple(fields), history, events if length else 0, length, positions)
+    ages = AGE_ROWS if settings.history_age and length else 0
+    return Sizes(tuple(fields), history, events if length else 0, length, positions, ages)
 
 
-def _field(feature: Feature, rows: dict[str, int]) -> Field:
+def field_of(feature: Feature, rows: dict[str, int]) -> Field:
+    """A feature as a ranker's input; ``rows`` of the embeddings."""
     if feature.indexed:
         return Field(feature.name, feature.side, "index", rows[feature.name])
     return Field(feature.name, feature.side, "vector" if feature.kind == "vector" else "number", feature.width or 1)
@@ -185,7 +190,8 @@ def cross_validate(run: Run, callbacks: Callable[[], Sequence[keras.callbacks.Ca
         found.append(next(iter(ranking.measure(config.ranker.tasks, scored).values())))
     shared = set.intersection(*(set(metrics) for metrics in found))
     mean = {name: float(np.mean([metrics[name] for metrics in found])) for name in sorted(shared)}
-    write_json(run.folder / _FOLDS, {"folds": found, "mean": mean})
+    if run.writes:
+        write_json(run.folder / _FOLDS, {"folds": found, "mean": mean})
 
 
 def _wants_baseline(config: Config) -> bool:
@@ -198,7 +204,7 @@ def baseline(run: Run) -> Run:
     config = run.config
     task = config.ranker.tasks[0]
     task = task.model_copy(update={} if task.loss not in ("bpr", "listwise") else {"loss": "bce"})
-    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": ()}
+    changes = {"tasks": (task,), "head": "shared", "weighting": "fixed", "tower": (), "members": 1}
     updated = {
         "model": config.model.model_copy(update={"kind": BASELINE}),
         "ranker": config.ranker.model_copy(update=changes),

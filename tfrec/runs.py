@@ -55,10 +55,11 @@ class Run:
 
     Args:
         config: the settings; ``folder`` follows from them.
+        writes: whether this process saves what is trained, or another one that trains with it.
     """
 
-    def __init__(self, config: Config):
-        self.config = config
+    def __init__(self, config: Config, writes: bool = True):
+        self.config, self.writes = config, writes
         self.folder = config.run_folder
 
     @classmethod
@@ -74,7 +75,7 @@ class Run:
 
     def with_config(self, config: Config) -> Run:
         """The same folder read under other settings."""
-        return Run(config)
+        return Run(config, self.writes)
 
     def save_config(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,7 +99,10 @@ class Run:
 
     @functools.cached_property
     def prepared(self) -> tables.Prepared:
-        return tables.load(self.folder / "prepared")
+        """The prepared tables; a retrieval model's events may be those of a sample of users."""
+        bounded = self.config.model.kind == "two_tower"
+        memory = int(self.config.train.memory * 2**30) if bounded else None
+        return tables.load(self.folder / "prepared", memory, self.config.run.seed)
 
     @functools.cached_property
     def preset(self) -> str:
@@ -199,8 +203,21 @@ class Run:
             items,
             self.preprocessor.rows(),
             self.encoder if how in ("lora", "full") else None,
+            counts={
+                "item": _with_unknown(self.prepared.items["count"].to_numpy()),
+                "user": _with_unknown(self.prepared.users["count"].to_numpy()),
+            },
+            groups=None if self.prepared.fits else self.prepared.groups,
             **more,
         )
+
+    def in_stock(self) -> np.ndarray | None:
+        """What the column of the role "available" does not deny, bool [N+1]; None without one."""
+        column = self.config.data.roles.available
+        if column is None:
+            return None
+        values = self.prepared.items[column].fill_null(True).to_numpy(zero_copy_only=False)
+        return np.concatenate([[False], values.astype(bool)])
 
     def row_names(self) -> dict[str, Any]:
         """What the rows of each embedding stand for, row 1 first."""
@@ -208,6 +225,8 @@ class Run:
         return {**self.preprocessor.statistics.vocabularies, **ids}
 
     def save_model(self, model: keras.Model, which: str) -> None:
+        if not self.writes:
+            return
         path = self.model_path(which)
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_name(f".{path.name}")

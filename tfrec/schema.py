@@ -32,6 +32,7 @@ class Feature(BaseModel):
         separator: splits one categorical string into several values ("" = one value).
         max_values: how many of them are kept.
         max_vocabulary: the most frequent values that get a row of their own; the rest share row 0.
+        min_count: categorical: rows of the table that a value needs, lest it share row 0.
         hash_rows: categorical: values are hashed to so many rows instead; 0 = a vocabulary.
         log: numeric: sign(x) · log(1 + |x|) is standardised.
         buckets: numeric: the number picks one of so many quantiles, each with a row of its own; 0 = standardised.
@@ -46,6 +47,7 @@ class Feature(BaseModel):
     separator: str = ""
     max_values: int = Field(default=1, ge=1, le=64)
     max_vocabulary: int = Field(default=10_000, ge=1)
+    min_count: int = Field(default=1, ge=1)
     hash_rows: int = Field(default=0, ge=0)
     log: bool = False
     buckets: int = Field(default=0, ge=0, le=1000)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
 
+from tfrec.artifact.blended import moments
 from tfrec.artifact.export import Requests
+from tfrec.artifact.planning import Wish, make_plan
 from tfrec.artifact.recommender import LOWEST, Parts
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import last_items
 from tfrec.models.blend import Blend
+from tfrec.models.blend_at import BlendAt
+from tfrec.models.ranking.signals import evidence_of
 from tfrec.models.text import embed
 from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run
@@ -20,6 +25,32 @@ from tfrec.training.retrieval import RetrievalData, stored_histories
 from tfrec.training.validation import RetrievalScorer
 
 GOLDEN_USERS = 8
+RECALL_QUERIES = 500
+
+
+def plan_indexes(run: Run, model: TwoTower, parts: Parts) -> tuple[Parts, dict[str, Any]]:
+    """The parts with indexes as the settings wish, and what the card says of them.
+
+    Recall is measured on vectors of users' stored histories, and on texts of items.
+    """
+    settings = run.config.export
+    wish = Wish(settings.index, settings.recall, settings.index_storage)
+    item_plan, of_items = make_plan(parts.item_vectors, _some_users(run, model, parts.item_vectors), wish)
+    about, text_plan = {"items": of_items}, None
+    if parts.text_vectors is not None:
+        said = np.flatnonzero(parts.text_vectors.any(axis=1))
+        asked = np.random.default_rng(0).permutation(said)[:RECALL_QUERIES]
+        text_plan, about["texts"] = make_plan(parts.text_vectors, parts.text_vectors[asked], wish)
+    return replace(parts, item_plan=item_plan, text_plan=text_plan), about
+
+
+def _some_users(run: Run, model: TwoTower, vectors: np.ndarray) -> np.ndarray:
+    """Vectors of users with a history, float32 [≤ 500, d]."""
+    lists = stored_histories(run.retrieval_data(), run.config.model.history_length)
+    users = np.flatnonzero(ragged.lengths(lists))
+    users = np.sort(np.random.default_rng(0).permutation(users)[:RECALL_QUERIES]).astype(np.int32)
+    read = last_items(ragged.take(lists, users), run.config.model.history_length)
+    return model.user_vectors(tf.gather(vectors, read), tf.constant(read > 0), users)[:, -1].numpy()
 
 
 def make_parts(run: Run, model: TwoTower) -> Parts:
@@ -28,7 +59,7 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
     data = run.retrieval_data()
     text, chosen = _Text(run, model, data), run.blend()
     catalogue = text.catalogue()
-    blend = _Blend(chosen, catalogue) if chosen else None
+    blend = ServedBlend(chosen, catalogue) if chosen else None
     schema = config.features.schema_
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
 
@@ -56,7 +87,9 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         history_length=config.model.history_length,
         drop_history=config.export.drop_history,
         blend=blend,
+        blend_at=blend.at_items() if blend else None,
         blend_history=config.model.blend_history,
+        available=run.in_stock(),
     )
 
 
@@ -68,7 +101,7 @@ def _variables(text: _Text, model: TwoTower) -> list[Any]:
     return [*text.variables(), *(variable.value for variable in kept)]
 
 
-class _Blend:
+class ServedBlend:
     """The run's blend in the graph, where texts of new items count as soon as the catalogue has them."""
 
     def __init__(self, blend: Blend, catalogue: np.ndarray | None):
@@ -83,8 +116,17 @@ class _Blend:
         replaced = self._blend.texts if self._shares_texts else None
         return [variable.value for variable in self._blend.variables if variable is not replaced]
 
+    def at_items(self) -> BlendAt:
+        """The same at chosen items."""
+        own_texts = "text" in self._blend.weight_of and not self._shares_texts
+        return BlendAt(self._blend, moments(np.asarray(self._blend.texts)) if own_texts else None)
+
     def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
+
+    def evidence(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> dict[str, tf.Tensor]:
+        """Its sum and parts, float32 [B, M+1] each."""
+        return evidence_of(self._blend, cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
 
 
 class _Text:
@@ -194,6 +236,8 @@ def reference_scores(run: Run, model: TwoTower, users: int, k: int) -> np.ndarra
     liking = blend(liking, seen).numpy() if blend else liking
     scores = np.where(known[:, None], liking, popularity(data.events, data.items))
     scores[:, 0] = LOWEST
+    if (stock := run.in_stock()) is not None:
+        scores[:, ~stock] = LOWEST
     if run.config.export.drop_history:
         scores[index[:, None] - 1, stored] = LOWEST
     return -np.sort(-scores, axis=1)[:, :k]

@@ -2,7 +2,7 @@
 
     tfrec prepare configs/ml100k.toml && make peers CONFIG=configs/ml100k.toml
 
-Writes into the run's folder peers.json, {peer: {"test": metrics, "chosen": settings, "seconds", "versions"}}, and
+Writes into the run's folder peers.json, {peer: {"test": metrics, "chosen": settings, "cpu_seconds", "versions"}}, and
 peers.npz, ndcg@10 of each test query by peer, in the order of the users, which "users" holds. Peers that are not asked
 for keep what they had.
 """
@@ -55,12 +55,12 @@ def measure(
     """A peer's entry of peers.json, and its ndcg@10 of each test query."""
     module, packages = PEERS[name]
     fit = getattr(importlib.import_module(module), name)
-    started = time.perf_counter()
+    started = time.process_time()
     peer = fit(prepared, threads, seconds)
     means, per_query = prepared.test(peer.recommender, ks)
-    took = round(time.perf_counter() - started, 1)
+    took = round(time.process_time() - started, 1)
     versions = {package: importlib.metadata.version(package) for package in (*packages, "numpy")}
-    entry = {"test": means, "chosen": peer.chosen, "seconds": took, "threads": threads, "versions": versions}
+    entry = {"test": means, "chosen": peer.chosen, "cpu_seconds": took, "threads": threads, "versions": versions}
     return entry, per_query
 
 
@@ -86,7 +86,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="which to train")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of a training")
-    parser.add_argument("--seconds", type=float, default=300, help="bound of a SASRec's or BERT4Rec's choice of epochs")
+    parser.add_argument(
+        "--seconds", type=float, default=300, help="bound in CPU-seconds of the choice of SASRec's or BERT4Rec's epochs"
+    )
     return parser.parse_intermixed_args()
 
 

@@ -3,7 +3,7 @@
 RecBole's loader makes a padded sequence of every prefix of every history and learns its last item, 40 times the work
 on MovieLens. Here histories are cut into windows: SASRec learns the next item at every position, as its paper does,
 BERT4Rec the masked ones. What is chosen on valid: SASRec's dropout, and how long to train. A training ends when
-ndcg@10 on valid has not risen for ten checks, or at the bound in seconds; the model for test is trained anew, on
+ndcg@10 on valid has not risen for ten checks, or at the bound in CPU-seconds; the model for test is trained anew, on
 train and valid, for as many epochs as were best.
 """
 
@@ -101,7 +101,7 @@ class Training:
         for chosen in batches[: math.ceil(share * len(batches))]:
             self._step(rows[chosen])
             self.epochs += 1 / len(batches)
-            if time.perf_counter() > until:
+            if time.process_time() > until:
                 return
 
     def _sequences(self) -> np.ndarray:
@@ -142,15 +142,15 @@ def _choose(make: type, name: str, prepared: Prepared, seconds: float, dropout: 
     longest = ragged.lengths(prepared.lists(0, 1)).max()
     settings = {"length": int(np.clip(longest, SHORTEST, LONGEST)), "dropout": dropout}
     training = Training(make, name, prepared.lists(0), prepared.items, **settings)
-    best, since, until = {"epochs": 0.0, METRIC: -1.0}, 0, time.perf_counter() + seconds
-    while since < PATIENCE and time.perf_counter() < until:
+    best, since, until = {"epochs": 0.0, METRIC: -1.0}, 0, time.process_time() + seconds
+    while since < PATIENCE and time.process_time() < until:
         training.epoch(until=until)
         found = prepared.choose(training.recommender())
         print(f"{name} {settings} epoch {training.epochs:.1f}: valid {METRIC} {found:.4f}", file=sys.stderr, flush=True)
         since += 1
         if found > best[METRIC]:
             best, since = {"epochs": training.epochs, METRIC: found}, 0
-    ended = "no better in 10 checks" if since == PATIENCE else f"bound of {seconds:g} s"
+    ended = "no better in 10 checks" if since == PATIENCE else f"bound of {seconds:g} CPU-seconds"
     return {**settings, **best, "ended": ended}
 
 

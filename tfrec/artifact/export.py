@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfrec.artifact import ranker
+from tfrec.artifact import cascade, ranker
 from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
@@ -74,7 +74,7 @@ def export(
     """
 
     def write(beside: Path) -> None:
-        _write(parts, beside, card)
+        write_model(parts, beside, card)
         finish(beside)
 
     return publish(folder, write, version)
@@ -110,13 +110,17 @@ def publish(folder: Path, write: Callable[[Path], None], version: int | None = N
     return target
 
 
-def _write(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) -> None:
+def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) -> None:
+    """Writes the SavedModel and its card into a folder that does not exist; publishes nothing."""
     if isinstance(parts, RankerParts):
         module, signatures = ranker.build(parts)
         optional, index = {name: ranker.defaults(parts) for name in signatures}, {}
     else:
         module, signatures = build(parts)
-        optional = {name: defaults(name) for name in signatures}
+        optional = {name: defaults(name, parts) for name in signatures}
+        if parts.cascade is not None:
+            plain = {name: defaults(name.removesuffix(cascade.WITH), parts) for name in signatures}
+            optional = {name: plain[name] | cascade.defaults(name) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _add_defaults(folder / "saved_model.pb", optional)

@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from tfrec.artifact import cascade, indexed
+from tfrec.artifact.blended import BlendAt, BlendedSearch
+from tfrec.artifact.cascade import CascadeParts
+from tfrec.artifact.indexed import Plan
 from tfrec.artifact.item_table import ItemTable
-from tfrec.artifact.requests import checked as _checked
-from tfrec.artifact.requests import known_first
+from tfrec.artifact.requests import LOWEST, known_first, one_a_row
 from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
+from tfrec.artifact.scan import lower, top_k
 
-LOWEST = float(np.finfo(np.float32).min)
 DEFAULT_K = 10
+LARGE = 50_000  # items from which the best are sought by groups
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,11 @@ class Parts:
         blend: (cosines [B, M+1], history [B, H], text vectors [M+1, t] or None) -> scores [B, M+1], where M ≥ N as a
             catalogue grows; None = the cosines.
         blend_history: the last items that the blend reads.
+        blend_at: the blend at chosen items, where there is an item_plan.
+        item_plan: how the nearest item vectors are found; None = all scores are computed.
+        text_plan: the same of text vectors.
+        available: bool [N+1], what may be returned; None = everything.
+        cascade: what stands between retrieval and an answer; None = nothing.
     """
 
     item_ids: Sequence[str]
@@ -62,6 +71,11 @@ class Parts:
     drop_history: bool
     blend: Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor] | None = None
     blend_history: int = 1000
+    blend_at: BlendAt | None = None
+    item_plan: Plan | None = None
+    text_plan: Plan | None = None
+    available: np.ndarray | None = None
+    cascade: CascadeParts | None = None
 
 
 class Recommender(tf.Module):
@@ -76,12 +90,22 @@ class Recommender(tf.Module):
         self.variables_, self.tables_ = list(parts.variables), list(parts.tables)
         self.item_ids = tf.Variable(["", *parts.item_ids], dtype=tf.string, shape=[None], trainable=False)
         self.items = ItemTable(self.item_ids)
+        self.is_large = len(parts.item_ids) >= LARGE
         # A delisted item keeps its row, as histories refer to it, and is never returned.
         available = np.arange(len(parts.item_ids) + 1) > 0
+        if parts.available is not None:
+            available &= parts.available
         self.available = tf.Variable(available, dtype=tf.bool, shape=[None], trainable=False)
         self.item_vectors = _grows(parts.item_vectors)
         self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
         self.popularity = _grows(parts.popularity)
+        self.item_index = indexed.make_index(parts.item_plan, self.item_vectors, self.available)
+        self.text_index = indexed.make_index(parts.text_plan, self.text_vectors, self.available)
+        self.blended = None
+        if parts.item_plan and parts.item_plan.approximate and parts.blend_at is not None:
+            texts = (self.text_index, parts.text_plan)
+            of_items = (self.item_vectors, self.text_vectors, parts.popularity, self.available)
+            self.blended = BlendedSearch(parts.blend_at, self.item_index, texts, *of_items)
         values, offsets = parts.stored_history
         self.stored_items = tf.Variable(values, dtype=tf.int32, trainable=False)
         self.stored_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False)
@@ -94,16 +118,6 @@ class Recommender(tf.Module):
         items = tf.gather(self.stored_items, tf.maximum(place, 0))
         return tf.where(place >= start[:, None], items, 0)
 
-    def top(self, scores: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
-        """The best k items of each row as they are answered.
-
-        Args:
-            scores: float32 [B, N+1].
-            dropped: int32 [B, M] items that may not be returned; 0 is none.
-            k: int32 scalar or [B].
-        """
-        return self.answer(*self.best(scores, dropped, tf.maximum(tf.reduce_max(k), 0)), k)
-
     def best(self, scores: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and items [B, ≤ count], the best first; what may not be returned has the lowest float32.
 
@@ -112,9 +126,20 @@ class Recommender(tf.Module):
             dropped: int32 [B, M] items that may not be returned; 0 is none.
             count: int32 scalar.
         """
-        scores = _lower(tf.where(self.available[None], scores, LOWEST), dropped)
+        scores = lower(tf.where(self.available[None], scores, LOWEST), dropped)
+        if self.is_large:
+            return top_k(scores, count)
         found, items = tf.math.top_k(scores, tf.minimum(count, tf.shape(scores)[1]))
         return found, items
+
+    def nearest(
+        self, index: Any, table: tf.Variable, query: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The rows of ``table`` with the largest products with the query [B, d], by its index if it has one."""
+        count = tf.maximum(tf.reduce_max(k), 0)
+        if index is None:
+            return self.best(tf.matmul(query, table, transpose_b=True), dropped, count)
+        return indexed.search(index, query, dropped, count, nprobe)
 
     def answer(self, found: tf.Tensor, items: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The first k items of each row by id, padded with "" and the lowest float32.
@@ -127,9 +152,7 @@ class Recommender(tf.Module):
         rows = tf.shape(found)[0]
         tf.debugging.assert_positive(k, message="k must be at least 1")
         widest = tf.maximum(tf.reduce_max(k), 0)
-        one_a_row = (tf.size(k) == 1) | ((tf.rank(k) == 1) & (tf.size(k) == rows))
-        k = _checked(tf.reshape(k, [-1]), one_a_row, ["k must be one number, or one a request; got", k, "for", rows])
-        k = tf.broadcast_to(k, [rows])
+        k = one_a_row(k, rows, "k")
         found, items = found[:, :widest], items[:, :widest]
         missing = widest - tf.shape(found)[1]
         found = tf.pad(found, [[0, 0], [0, missing]], constant_values=LOWEST)
@@ -146,12 +169,6 @@ def _grows(value: np.ndarray) -> tf.Variable:
     return tf.Variable(value, dtype=tf.float32, shape=[None, *value.shape[1:]], trainable=False)
 
 
-def _lower(scores: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
-    rows = tf.broadcast_to(tf.range(tf.shape(dropped)[0])[:, None], tf.shape(dropped))
-    places = tf.reshape(tf.stack([rows, dropped], axis=-1), [-1, 2])
-    return tf.tensor_scatter_nd_update(scores, places, tf.fill(tf.shape(places)[:1], LOWEST))
-
-
 def _compact(index: tf.Tensor) -> tf.Tensor:
     """Moves unknown items (0) to the left and keeps the order of the others: [0, 5, 0, 7] -> [0, 0, 5, 7]."""
     return tf.gather(index, known_first(index), batch_dims=1)
@@ -160,6 +177,8 @@ def _compact(index: tf.Tensor) -> tf.Tensor:
 def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     """The module and its signatures, name -> tf.function."""
     module = Recommender(parts)
+    index = module.item_index
+    scores_all = index is None or (parts.blend is not None and module.blended is None)
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
     count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
 
@@ -176,36 +195,64 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         used = _last(seen, parts.history_length)
         return parts.user_vector(tf.gather(module.item_vectors, used), used > 0, user)
 
+    def is_known(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
+
+    def cosines(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
+
     def user_scores(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        known = tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
-        liking = tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
+        liking = cosines(user, seen)
         if parts.blend is not None:
             liking = parts.blend(liking, seen[:, -parts.blend_history :], module.text_vectors)
-        return tf.where(known[:, None], liking, module.popularity[None])
+        return tf.where(is_known(user, seen)[:, None], liking, module.popularity[None])
 
-    @tf.function(input_signature=[strings, matrix, matrix, count])
-    def recommend(user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    def liked(user: tf.Tensor, seen: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any) -> indexed.Found:
+        count = tf.maximum(tf.reduce_max(k), 0)
+        if scores_all:
+            return module.best(user_scores(user, seen), dropped, count)
+        query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
+        if module.blended is None:
+            assert index is not None
+            found = indexed.search(index, query, dropped, count, nprobe)
+        else:
+            found = module.blended.search(query, history, dropped, count, nprobe)
+        popular = tf.broadcast_to(module.popularity, [tf.size(user), tf.size(module.popularity)])
+        return indexed.or_else(is_known(user, seen), found, lambda: module.best(popular, dropped, count), count)
+
+    def scores_of(user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
+        if scores_all:
+            return tf.gather(user_scores(user, seen), item, batch_dims=1)
+        query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
+        if module.blended is None:
+            scores = tf.linalg.matvec(tf.gather(module.item_vectors, item), query)
+        else:
+            scores = module.blended.scores(query, history, item)
+        return tf.where(is_known(user, seen)[:, None], scores, tf.gather(module.popularity, item))
+
+    @tf.function(input_signature=[strings, matrix, matrix, count, *indexed.probe_spec(index)])
+    def recommend(
+        user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None
+    ) -> dict[str, tf.Tensor]:
         user, seen = read(user_id, history)
         dropped = module.items.lookup(_rows(exclude, tf.shape(user)[0], "exclude"))
         if parts.drop_history:
             dropped = tf.concat([dropped, seen], axis=1)
-        return module.top(user_scores(user, seen), dropped, k)
+        return module.answer(*liked(user, seen, dropped, k, nprobe), k)
 
-    @tf.function(input_signature=[strings, matrix, count])
-    def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    @tf.function(input_signature=[strings, matrix, count, *indexed.probe_spec(index)])
+    def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
         item = module.items.lookup(item_id)
         dropped = module.items.lookup(_rows(exclude, tf.shape(item)[0], "exclude"))
-        vectors = tf.gather(module.item_vectors, item)
-        scores = tf.matmul(vectors, module.item_vectors, transpose_b=True)
-        scores = tf.where(item[:, None] > 0, scores, LOWEST)
-        return module.top(scores, tf.concat([dropped, item[:, None]], axis=1), k)
+        dropped, vectors = tf.concat([dropped, item[:, None]], axis=1), tf.gather(module.item_vectors, item)
+        scores, items = module.nearest(index, module.item_vectors, vectors, dropped, k, nprobe)
+        return module.answer(tf.where(item[:, None] > 0, scores, LOWEST), items, k)
 
     @tf.function(input_signature=[strings, matrix, matrix])
     def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         user, seen = read(user_id, history)
         item = module.items.lookup(_rows(item_ids, tf.shape(user)[0], "item_ids"))
-        scores = tf.gather(user_scores(user, seen), item, batch_dims=1)
-        return {"scores": tf.where(tf.gather(module.available, item), scores, LOWEST)}
+        return {"scores": tf.where(tf.gather(module.available, item), scores_of(user, seen, item), LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -230,6 +277,17 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     }
     if parts.embed_query is not None:
         signatures |= _text_signatures(module, parts)
+    if parts.cascade is not None:
+        evidence, popularity = parts.cascade.evidence, module.popularity
+
+        def ask(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
+            user, seen = read(user_id, history)
+            known = is_known(user, seen)
+            found = evidence(cosines(user, seen), seen[:, -parts.blend_history :], module.text_vectors)
+            found[cascade.RETRIEVAL] = tf.where(known[:, None], found[cascade.RETRIEVAL], popularity[None])
+            return user, seen, found, known
+
+        signatures |= cascade.signatures(module, parts.cascade, ask, parts.drop_history, parts.embed_query)
     return module, signatures
 
 
@@ -238,10 +296,12 @@ def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
     assert embed is not None and text_vectors is not None
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
 
-    @tf.function(input_signature=[strings, matrix, tf.TensorSpec(None, tf.int32)])
-    def search(query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
+    @tf.function(
+        input_signature=[strings, matrix, tf.TensorSpec(None, tf.int32), *indexed.probe_spec(module.text_index)]
+    )
+    def search(query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
         dropped = module.items.lookup(_rows(exclude, tf.shape(query)[0], "exclude"))
-        return module.top(tf.matmul(embed(query), text_vectors, transpose_b=True), dropped, k)
+        return module.answer(*module.nearest(module.text_index, text_vectors, embed(query), dropped, k, nprobe), k)
 
     @tf.function(input_signature=[strings])
     def embed_query(query: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -250,7 +310,7 @@ def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
     return {"search": search, "embed_query": embed_query}
 
 
-def defaults(signature: str) -> dict[str, Any]:
+def defaults(signature: str, parts: Parts) -> dict[str, Any]:
     """Values of the optional inputs of a signature, as SignatureDef.defaults carry them."""
     nothing, one, ten = np.empty((1, 0), object), np.array([""], object), np.int32(DEFAULT_K)
     optional: dict[str, dict[str, Any]] = {
@@ -261,5 +321,9 @@ def defaults(signature: str) -> dict[str, Any]:
         "embed_user": {"user_id": one, "history": nothing},
         "embed_item": {"item_id": one},
     }
+    for names, plan in ((("recommend", "similar"), parts.item_plan), (("search",), parts.text_plan)):
+        if plan and plan.approximate:
+            for name in names:
+                optional[name]["nprobe"] = np.int32(plan.nprobe)
     optional["serving_default"] = optional["recommend"]
     return optional.get(signature, {})

@@ -13,7 +13,7 @@ import numpy as np
 from tensorflow_serving.apis.prediction_log_pb2 import PredictLog
 
 from tfrec.artifact import export as artifacts
-from tfrec.artifact import gate, verify
+from tfrec.artifact import gate, reindexed, verify
 from tfrec.artifact.golden import read_golden, write_golden
 from tfrec.artifact.variables import read_variables, write_variables
 from tfrec.errors import ArtifactError
@@ -117,6 +117,7 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], listed: np.ndarray, re
     delisted = np.unique(np.concatenate([removed, index[was & ~listed]]))
     counts = {"delisted": int(grown["available"][delisted].sum())}
     grown["available"][index], grown["available"][removed] = listed, False
+    grown |= reindexed.indexes(path, grown, index[listed & ~(same & was)], np.append(removed, index[~listed]))
     unchanged = int((same & (was == listed)).sum())
     changed = len(ids) - len(new) - unchanged - int((was & ~listed).sum())
     counts |= {"added": len(new), "changed": changed, "unchanged": unchanged}

@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
+
+LOWEST = float(np.finfo(np.float32).min)
+
+
+def one_a_row(value: tf.Tensor, rows: tf.Tensor, name: str) -> tf.Tensor:
+    """A number of each request [rows], from one for all or one a request."""
+    fits = (tf.size(value) == 1) | ((tf.rank(value) == 1) & (tf.size(value) == rows))
+    rule = [f"{name} must be one number, or one a request; got", value, "for", rows]
+    return tf.broadcast_to(checked(tf.reshape(value, [-1]), fits, rule), [rows])
 
 
 def rows_of(value: tf.Tensor, rows: tf.Tensor, name: str) -> tf.Tensor:

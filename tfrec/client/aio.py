@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar, Unpack
 
 from tfrec.client import calls
 from tfrec.client.attempts import Attempts, RefusedError
 from tfrec.client.base import Base
-from tfrec.client.calls import Call, Model
+from tfrec.client.calls import Call, Model, Options
 from tfrec.client.results import ModelInfo, Result
 from tfrec.client.tls import Tls
 
@@ -47,22 +47,41 @@ class AsyncClient(Base):
         await self._transport.close()
 
     async def recommend(
-        self, user_id: str = "", history: Sequence[str] = (), exclude: Sequence[str] = (), k: int = 10
+        self,
+        user_id: str = "",
+        history: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        **options: Unpack[Options],
     ) -> list[Result]:
         """As Client.recommend."""
-        return await self.ask(calls.recommend(self._form, user_id, history, exclude, k))
+        return await self.ask(calls.recommend(self._form, user_id, history, exclude, k, **options))
 
-    async def search(self, query: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
+    async def search(
+        self,
+        query: str,
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        user_id: str = "",
+        history: Sequence[str] = (),
+        **options: Unpack[Options],
+    ) -> list[Result]:
         """As Client.search."""
-        return await self.ask(calls.search(self._form, query, exclude, k))
+        return await self.ask(calls.search(self._form, query, exclude, k, user_id, history, **options))
 
     async def similar(self, item_id: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
         """As Client.similar."""
         return await self.ask(calls.similar(self._form, item_id, exclude, k))
 
-    async def rank(self, user_id: str, history: Sequence[str], item_ids: Sequence[str]) -> list[Result]:
+    async def rank(
+        self,
+        user_id: str,
+        history: Sequence[str],
+        item_ids: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+    ) -> list[Result]:
         """As Client.rank."""
-        return await self.ask(calls.rank(self._form, user_id, history, item_ids))
+        return await self.ask(calls.rank(self._form, user_id, history, item_ids, weights))
 
     async def info(self) -> ModelInfo:
         """As Client.info."""

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar, Unpack
 
 from tfrec.client import calls
 from tfrec.client.attempts import Attempts, RefusedError
 from tfrec.client.base import Base
-from tfrec.client.calls import Call, Model
+from tfrec.client.calls import Call, Model, Options
 from tfrec.client.results import ModelInfo, Result
 from tfrec.client.tls import Tls
 
@@ -58,7 +58,12 @@ class Client(Base):
         self._transport.close()
 
     def recommend(
-        self, user_id: str = "", history: Sequence[str] = (), exclude: Sequence[str] = (), k: int = 10
+        self,
+        user_id: str = "",
+        history: Sequence[str] = (),
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        **options: Unpack[Options],
     ) -> list[Result]:
         """The k best items for a user, best first.
 
@@ -67,24 +72,39 @@ class Client(Base):
             history: item ids, oldest first.
             exclude: item ids that must not be returned.
             k: items wanted, at least 1.
+            options: of a recommender with a ranker, see :class:`Options`; others refuse them.
 
         Raises:
             ConfigError: k is no int32, or ids are no strings.
             CallError: the server cannot be reached or refuses the request; carries its code and words.
         """
-        return self.ask(calls.recommend(self._form, user_id, history, exclude, k))
+        return self.ask(calls.recommend(self._form, user_id, history, exclude, k, **options))
 
-    def search(self, query: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
+    def search(
+        self,
+        query: str,
+        exclude: Sequence[str] = (),
+        k: int = 10,
+        user_id: str = "",
+        history: Sequence[str] = (),
+        **options: Unpack[Options],
+    ) -> list[Result]:
         """The k items that fit a text best; arguments and errors as for recommend."""
-        return self.ask(calls.search(self._form, query, exclude, k))
+        return self.ask(calls.search(self._form, query, exclude, k, user_id, history, **options))
 
     def similar(self, item_id: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
         """The k items most like one item; arguments and errors as for recommend."""
         return self.ask(calls.similar(self._form, item_id, exclude, k))
 
-    def rank(self, user_id: str, history: Sequence[str], item_ids: Sequence[str]) -> list[Result]:
+    def rank(
+        self,
+        user_id: str,
+        history: Sequence[str],
+        item_ids: Sequence[str],
+        weights: Mapping[str, float] | None = None,
+    ) -> list[Result]:
         """The given items, best first; unknown ones come last with the lowest float32."""
-        return self.ask(calls.rank(self._form, user_id, history, item_ids))
+        return self.ask(calls.rank(self._form, user_id, history, item_ids, weights))
 
     def info(self) -> ModelInfo:
         """Versions with their states, and the signatures of the one that answers; errors as for recommend."""

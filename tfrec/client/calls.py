@@ -5,13 +5,36 @@ from __future__ import annotations
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 from tfrec.client.results import Result
 from tfrec.errors import ConfigError
 
 Outputs = Mapping[str, Any]  # name → nested lists
 _LARGEST = 2**31 - 1
+_NO_LIMIT = 3.4028234663852886e38  # the largest float32
+_WITH = "_with"  # signatures that take options
+_OWN = {"item_ids", "scores", "reasons", "reason_weights"}  # every other output is a task
+
+
+class Options(TypedDict, total=False):
+    """What a recommender with a ranker takes beside the rest; what is left out is as the artefact says.
+
+    weights: of the value formula, by task and "retrieval".
+    diversity: of the answer, from 0 (by value alone) to 1.
+    per_category: most items of one category; 0 = any number.
+    min_price, max_price: bounds of the price.
+    allow_categories: only items of these; none = of any.
+    deny_categories: no item of these.
+    """
+
+    weights: Mapping[str, float]
+    diversity: float
+    per_category: int
+    min_price: float
+    max_price: float
+    allow_categories: Sequence[str]
+    deny_categories: Sequence[str]
 
 
 @dataclass(frozen=True)
@@ -75,8 +98,8 @@ class Call:
     """A request and the reader of its answer.
 
     Args:
-        inputs: name → (nested lists of) strings, or int32 numbers.
-        outputs: names that are read.
+        inputs: name → (nested lists of) strings, int32 or float32 numbers.
+        outputs: names that an answer must have.
     """
 
     signature: str
@@ -85,14 +108,35 @@ class Call:
     read: Callable[[Outputs], list[Result]]
 
 
-def recommend(form: BatchedForm | None, user_id: str, history: Sequence[str], exclude: Sequence[str], k: int) -> Call:
+def recommend(
+    form: BatchedForm | None,
+    user_id: str,
+    history: Sequence[str],
+    exclude: Sequence[str],
+    k: int,
+    **options: Unpack[Options],
+) -> Call:
     """The k best items for a user."""
-    return _items("recommend", {"user_id": [user_id], "history": [_history(form, history)]}, form, exclude, k)
+    inputs, ending = _person(form, user_id, history), ""
+    if options:
+        inputs, ending = inputs | _options(form, options), _WITH
+    return _items("recommend" + ending, inputs, form, exclude, k)
 
 
-def search(form: BatchedForm | None, query: str, exclude: Sequence[str], k: int) -> Call:
-    """The k items that fit a text best."""
-    return _items("search", {"query": [query]}, form, exclude, k)
+def search(
+    form: BatchedForm | None,
+    query: str,
+    exclude: Sequence[str],
+    k: int,
+    user_id: str = "",
+    history: Sequence[str] = (),
+    **options: Unpack[Options],
+) -> Call:
+    """The k items that fit a text best; with a ranker also for whom."""
+    inputs, ending = {"query": [query]}, ""
+    if options or user_id or history:
+        inputs, ending = {**inputs, **_person(form, user_id, history), **_options(form, options)}, _WITH
+    return _items("search" + ending, inputs, form, exclude, k)
 
 
 def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: int) -> Call:
@@ -100,17 +144,24 @@ def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: i
     return _items("similar", {"item_id": [item_id]}, form, exclude, k)
 
 
-def rank(form: BatchedForm | None, user_id: str, history: Sequence[str], item_ids: Sequence[str]) -> Call:
+def rank(
+    form: BatchedForm | None,
+    user_id: str,
+    history: Sequence[str],
+    item_ids: Sequence[str],
+    weights: Mapping[str, float] | None = None,
+) -> Call:
     """The given items, best first."""
     items = _ids("item_ids", item_ids)
 
     def read(outputs: Outputs) -> list[Result]:
-        scores = _float32(outputs["scores"][0])[: len(items)]  # a batching server pads to the longest request
-        results = [Result(item, score) for item, score in zip(items, scores, strict=True)]
-        return sorted(results, key=lambda result: -result.score)
+        cut = {name: [rows[0][: len(items)]] for name, rows in outputs.items()}  # a batching server pads
+        return sorted(_read_items({"item_ids": [items], **cut}, keep=True), key=lambda result: -result.score)
 
-    inputs = {"user_id": [user_id], "history": [_history(form, history)], "item_ids": [items]}
-    return Call("rank", inputs, ("scores",), read)
+    inputs, ending = {**_person(form, user_id, history), "item_ids": [items]}, ""
+    if weights:
+        inputs, ending = inputs | _weights(form, weights), _WITH
+    return Call("rank" + ending, inputs, ("scores",), read)
 
 
 def choose(
@@ -148,9 +199,49 @@ def _items(signature: str, inputs: dict[str, Any], form: BatchedForm | None, exc
     return Call(signature, inputs, ("item_ids", "scores"), _read_items)
 
 
-def _read_items(outputs: Outputs) -> list[Result]:
-    pairs = zip(outputs["item_ids"][0], _float32(outputs["scores"][0]), strict=True)
-    return [Result(item, score) for item, score in pairs if item]  # "" fills a short answer
+def _read_items(outputs: Outputs, keep: bool = False) -> list[Result]:
+    items, scores = outputs["item_ids"][0], _float32(outputs["scores"][0])
+    tasks = {name: _float32(rows[0]) for name, rows in outputs.items() if name not in _OWN}
+    told = "reasons" in outputs
+    why = outputs["reasons"][0] if told else [""] * len(items)
+    how = _float32(outputs["reason_weights"][0]) if told else [0.0] * len(items)
+    return [
+        Result(item, score, {name: values[i] for name, values in tasks.items()}, why[i], how[i])
+        for i, (item, score) in enumerate(zip(items, scores, strict=True))
+        if item or keep  # "" fills a short answer
+    ]
+
+
+def _person(form: BatchedForm | None, user_id: str, history: Sequence[str]) -> dict[str, Any]:
+    return {"user_id": [user_id], "history": [_history(form, history)]}
+
+
+def _options(form: BatchedForm | None, options: Options) -> dict[str, Any]:
+    """Every option: JSON and batches want all inputs of a signature; those left out change nothing."""
+    numbers: dict[str, Any] = {
+        "diversity": float(options.get("diversity", 0.0)),
+        "per_category": int(options.get("per_category", 0)),
+        "min_price": float(options.get("min_price", 0.0)),
+        "max_price": float(options.get("max_price", _NO_LIMIT)),
+    }
+    numbers = {name: value if form is None else [value] for name, value in numbers.items()}
+    allow, deny = options.get("allow_categories", ()), options.get("deny_categories", ())
+    lists = {"allow_categories": [_names(form, allow)], "deny_categories": [_names(form, deny)]}
+    return {**numbers, **lists, **_weights(form, options.get("weights", {}))}
+
+
+def _weights(form: BatchedForm | None, weights: Mapping[str, float]) -> dict[str, Any]:
+    names = _names(form, list(weights)) or [""]  # "" names no term; an empty list would have no type
+    return {"weight_names": [names], "weights": [[float(weights.get(name, 0.0)) for name in names]]}
+
+
+def _names(form: BatchedForm | None, names: Sequence[str]) -> list[str]:
+    names = _ids("names of categories and weights", names)
+    if form is None:
+        return names
+    if len(names) > form.exclude:
+        raise ConfigError(f"a batched request must name at most {form.exclude} categories or weights", len(names))
+    return _filled(names, form.exclude, "")
 
 
 def _float32(scores: Sequence[float]) -> list[float]:

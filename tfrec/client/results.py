@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 AVAILABLE = "AVAILABLE"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One recommended item; higher scores are better and compare within one answer only."""
+    """One recommended item; higher scores are better and compare within one answer only.
+
+    Args:
+        tasks: what a ranker behind retrieval says of the item, by task; none without one.
+        reason: why a ranker's candidate was found, as "history:ITEM", "query" or "popularity"; "" = not told.
+        reason_weight: how strong the reason is: a cosine, or the share of the most popular item's events.
+    """
 
     item_id: str
     score: float
+    tasks: Mapping[str, float] = field(default_factory=dict)
+    reason: str = ""
+    reason_weight: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -90,16 +90,16 @@ def predict_request(model: Model, call: Call) -> Any:
 
 
 def read_outputs(response: Any, call: Call) -> dict[str, Any]:
-    """The outputs that a call reads, as nested lists.
+    """The outputs of strings and floats, as nested lists.
 
     Raises:
-        RefusedError: one is absent or of another type than string and float.
+        RefusedError: one that the call must have is absent or of another type.
     """
     tensors = {entry.key: entry.value for entry in response.outputs}
     for name in call.outputs:
         if name not in tensors or tensors[name].dtype not in (_FLOAT, _STRING):
             raise RefusedError("UNIMPLEMENTED", f"the answer lacks {name}, strings or floats: this is no recommender")
-    return {name: _values(tensors[name]) for name in call.outputs}
+    return {name: _values(tensor) for name, tensor in tensors.items() if tensor.dtype in (_FLOAT, _STRING)}
 
 
 def metadata_request(model: Model) -> Any:
@@ -149,7 +149,10 @@ def _fill(tensor: Any, value: Any) -> None:
         tensor.tensor_shape.dim.add(size=len(level))
         flat = [element for part in flat for element in part]
         level = level[0] if level else None
-    if flat and isinstance(flat[0], int):
+    if flat and isinstance(flat[0], float):
+        tensor.dtype = _FLOAT
+        tensor.float_val.extend(flat)
+    elif flat and isinstance(flat[0], int):
         tensor.dtype = _INT32
         tensor.int_val.extend(flat)
     else:

@@ -41,14 +41,16 @@ class HistoryBatches:
     first_event: bool = False
 
     def __post_init__(self) -> None:
-        if not len(self._rows(0)):
-            least = "one event" if self.first_event else "two events"
-            raise TrainingError(f"training needs a user with at least {least}", f"{len(self.values)} events")
+        need_rows(self._size, len(self.values), self.first_event)
 
     @cached_property
     def steps(self) -> int:
         """Batches of an epoch."""
-        return -(-len(self._rows(0)) // self.batch)
+        return -(-self._size // self.batch)
+
+    def target_counts(self, items: int) -> np.ndarray:
+        """Events of each item, int64 [N + 1]."""
+        return np.bincount(self.values, minlength=items + 1)
 
     def dataset(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
         """Batches of one epoch from ``first_step`` on.
@@ -80,27 +82,60 @@ class HistoryBatches:
         steps = tf.data.Dataset.range(first_step, self.steps)
         return steps.map(make, num_parallel_calls=tf.data.AUTOTUNE, deterministic=True).prefetch(tf.data.AUTOTUNE)
 
+    @cached_property
+    def _size(self) -> int:
+        return count_rows(np.diff(self.offsets), self.length, self.targets, self.windows, self.first_event)
+
     def _rows(self, epoch: int) -> np.ndarray:
         """int64 [R, 3] shuffled rows: user index, start of the user's events, end of the window (exclusive)."""
         random = np.random.default_rng([self.seed, epoch])
-        rows = self._last_rows() if self.targets == "last" else self._window_rows(random)
-        return random.permutation(rows)
+        return random.permutation(
+            make_rows(self.offsets, self.length, self.targets, self.windows, self.first_event, random)
+        )
 
-    def _last_rows(self) -> np.ndarray:
-        events = np.diff(self.offsets)
-        user = np.repeat(np.arange(len(events)), events)
-        start = np.repeat(self.offsets[:-1], events)
-        end = np.arange(1, len(self.values) + 1)
-        keep = (end - start >= 2) | self.first_event
-        return np.stack([user, start, end], axis=1)[keep].astype(np.int64)
 
-    def _window_rows(self, random: np.random.Generator) -> np.ndarray:
-        start, stop = self.offsets[:-1], self.offsets[1:]
-        user = np.arange(len(start))
-        events = stop - start
-        keep = events >= (1 if self.first_event else 2)
-        count = np.where(events > self.length + 1, self.windows, 1)[keep]
-        user, start, stop = (np.repeat(x[keep], count) for x in (user, start, stop))
-        first_end = np.minimum(start + self.length + 1, stop)
-        end = random.integers(first_end, stop, endpoint=True)
-        return np.stack([user, start, end], axis=1).astype(np.int64)
+def make_rows(
+    offsets: np.ndarray, length: int, targets: str, windows: int, first_event: bool, random: np.random.Generator
+) -> np.ndarray:
+    """The training rows of lists of events, in their order.
+
+    Args:
+        offsets: int64 [U + 1]; list u holds the events offsets[u]:offsets[u + 1].
+        length, targets, windows, first_event: of :class:`HistoryBatches`.
+        random: draws where windows end.
+
+    Returns:
+        int64 [R, 3]: list, start of its events, end of the window (exclusive).
+    """
+    start, stop = offsets[:-1], offsets[1:]
+    if targets == "last":
+        return _rows_of_events(start, stop - start, first_event)
+    owner, events = np.arange(len(start)), stop - start
+    keep = events >= (1 if first_event else 2)
+    count = np.where(events > length + 1, windows, 1)[keep]
+    owner, start, stop = (np.repeat(x[keep], count) for x in (owner, start, stop))
+    first_end = np.minimum(start + length + 1, stop)
+    end = random.integers(first_end, stop, endpoint=True)
+    return np.stack([owner, start, end], axis=1).astype(np.int64)
+
+
+def _rows_of_events(start: np.ndarray, events: np.ndarray, first_event: bool) -> np.ndarray:
+    owner = np.repeat(np.arange(len(events)), events)
+    start = np.repeat(start, events)
+    end = np.arange(1, len(owner) + 1)
+    keep = (end - start >= 2) | first_event
+    return np.stack([owner, start, end], axis=1)[keep].astype(np.int64)
+
+
+def count_rows(events: np.ndarray, length: int, targets: str, windows: int, first_event: bool) -> int:
+    """How many rows :func:`make_rows` makes of lists with so many events each."""
+    least = 1 if first_event else 2
+    counts = events - least + 1 if targets == "last" else np.where(events > length + 1, windows, 1)
+    return int(counts[events >= least].sum())
+
+
+def need_rows(rows: int, events: int, first_event: bool) -> None:
+    """Raises a TrainingError when there is nothing to learn from."""
+    if not rows:
+        least = "one event" if first_event else "two events"
+        raise TrainingError(f"training needs a user with at least {least}", f"{events} events")

@@ -23,8 +23,8 @@ class Encoded:
 
     Args:
         events: user and item (int32), split (int8), _order, optionally _time and value, context columns.
-        users: user_id and index (int32, from 1).
-        items: item_id and index (int32, from 1).
+        users: user_id, index (int32, from 1) and count (int64, train events).
+        items: item_id, index and count.
         rows: interactions received.
     """
 
@@ -35,7 +35,12 @@ class Encoded:
 
 
 def encode(
-    config: Config, interactions: ir.Table, catalogue: ir.Table | None, store: Store, problems: Problems
+    config: Config,
+    interactions: ir.Table,
+    catalogue: ir.Table | None,
+    store: Store,
+    problems: Problems,
+    columnar: bool = False,
 ) -> Encoded:
     """Cleans, filters, splits and indexes interactions.
 
@@ -45,32 +50,37 @@ def encode(
         catalogue: the items table without duplicates, which is then the items' vocabulary; None without one.
         store: evaluates a step.
         problems: what is found is added here.
+        columnar: whether reading some columns of the interactions costs less than keeping all.
 
     Raises:
         ConfigError: a context feature has a reserved name.
         DataError: a column is missing, nothing is left, or a split is empty.
     """
-    received = store("received", _needed(config, interactions))
-    rows = checks.drop_unusable(received, problems)
+    needed = _needed(config, interactions)
+    received = needed if columnar else store("received", needed)
+    rows, size = checks.drop_unusable(received, problems)
     user_codes = store("user_codes", _codes(rows, "user"))
     item_codes = store("item_codes", _codes(rows if catalogue is None else catalogue, "item"))
     events = store("coded", _coded(rows, user_codes, item_codes))
     if catalogue is not None:
         unknown = checks.rows_in(rows) - checks.rows_in(events)
         checks.count(problems, "interactions with items that the items table lacks", unknown)
+    if not columnar:
+        store.drop(received)
     _need_some(events, problems)
     events = _divided(config, events, store, problems)
     _need_some(events, problems)
-    seen = events.filter(events.split == splits.TRAIN) if config.data.split.kind == "temporal" else events
-    users = store("users", _vocabulary(seen, user_codes, "user"))
-    known = item_codes.mutate(index=item_codes.item) if catalogue is not None else _vocabulary(seen, item_codes, "item")
+    least = 1 if config.data.split.kind == "temporal" else 0
+    users = store("users", _vocabulary(events, user_codes, "user", least))
+    known = _catalogue(events, item_codes) if catalogue is not None else _vocabulary(events, item_codes, "item", least)
     items = store("items", known)
     indexed = store("indexed", _indexed(events, users, items))
     late = checks.rows_in(events) - checks.rows_in(indexed)
+    store.drop(events)
     checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
     strangers = checks.rows_in(indexed.filter((indexed.user == 0) & (indexed.split != splits.TRAIN)))
     checks.count(problems, "valid and test interactions of users that train lacks", strangers)
-    return Encoded(indexed, users, items, checks.rows_in(received))
+    return Encoded(indexed, users, items, size)
 
 
 def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
@@ -125,25 +135,44 @@ def _divided(config: Config, events: ir.Table, store: Store, problems: Problems)
     data, evaluate = config.data, config.evaluate
     kind, least = data.split.kind, {"user": data.min_user_interactions, "item": data.min_item_interactions}
 
+    def kept(name: str, before: ir.Table, after: ir.Table) -> ir.Table:
+        table = store(name, after)
+        rare = checks.rows_in(before) - checks.rows_in(table)
+        checks.count(problems, "interactions of too rare users or items", rare)
+        store.drop(before)
+        return table
+
     def divide(events: ir.Table) -> ir.Table:
-        return store("divided", splits.assign(events, data.split, evaluate.holdout, config.run.seed))
+        return splits.assign(events, data.split, evaluate.holdout, config.run.seed)
 
     if kind == "given":
-        events = divide(events)
+        events = kept("given", events, divide(events))
     if evaluate.repeats == "mask":
         # A target is never masked, so a given part keeps what another part has too.
         within = ("split",) if kind == "given" else ()
-        events = store("first_of_pairs", checks.first_of_pairs(events, problems, within))
+        events = checks.first_of_pairs(events, store, problems, within)
     if kind == "temporal":  # a count that reads beyond the cut would know the future
-        return checks.frequent(divide(events), least, store, problems, train_only=True)
-    events = checks.frequent(events, least, store, problems)
-    return events if kind == "given" else divide(events)
+        events = kept("divided", events, divide(events))
+        return kept("frequent", events, checks.frequent(events, least, store, train_only=True))
+    frequent = checks.frequent(events, least, store)
+    return kept("divided", events, frequent if kind == "given" else divide(frequent))
 
 
-def _vocabulary(seen: ir.Table, codes: ir.Table, key: str) -> ir.Table:
-    """Renumbers, without gaps, the ids that the seen events have."""
-    kept = codes.semi_join(seen, key)
-    return kept.mutate(index=(ibis.row_number().over(order_by=kept[key]) + 1).cast("int32"))
+def _vocabulary(events: ir.Table, codes: ir.Table, key: str, least: int) -> ir.Table:
+    """Renumbers, without gaps, the ids that events have, of those with so many train events."""
+    counts = _train_counts(events, key)
+    kept = codes.inner_join(counts.filter(counts.count_ >= least), key)
+    index = (ibis.row_number().over(order_by=kept[key]) + 1).cast("int32")
+    return kept.select(f"{key}_id", key, index=index, count=kept.count_)
+
+
+def _catalogue(events: ir.Table, codes: ir.Table) -> ir.Table:
+    joined = codes.left_join(_train_counts(events, "item"), "item")
+    return joined.select("item_id", "item", index=joined.item, count=ibis.coalesce(joined.count_, 0))
+
+
+def _train_counts(events: ir.Table, key: str) -> ir.Table:
+    return events.group_by(key).aggregate(count_=(events.split == splits.TRAIN).sum().cast("int64"))
 
 
 def _indexed(events: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:

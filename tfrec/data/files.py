@@ -17,7 +17,7 @@ from tfrec.errors import DataError, TfrecError
 
 ORDER = "_order"  # int64: place of a row in its files, files in name order
 TIME = "_time"  # int64: microseconds since 1970 in UTC, null when it cannot be read
-MEMORY = "800MB"  # of DuckDB's buffers; what does not fit goes to disk
+MEMORY = "400MB"  # of DuckDB's buffers; what does not fit goes to disk
 
 _FORMATS = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
 _LATEST = 1e11  # epoch seconds beyond the year 5000 are milliseconds by mistake
@@ -46,12 +46,9 @@ def read(connection: Backend, pattern: str) -> ir.Table:
     Raises:
         DataError: no file, an unknown or mixed format, or a file that cannot be read.
     """
-    paths = _paths(pattern)
-    formats = {_format(path) for path in paths}
-    if len(formats) > 1:
-        raise DataError(f"the files of {pattern} must have one format", sorted(formats))
+    paths, kind = _paths(pattern), format_of(pattern)
     with reading(pattern):
-        match formats.pop():
+        match kind:
             case "parquet":
                 table = connection.read_parquet(paths, union_by_name=True)
             case "csv":
@@ -167,6 +164,18 @@ def matched(pattern: str) -> list[str]:
     """The files that a path or glob names, in name order."""
     path = Path(pattern).expanduser()
     return [str(path)] if path.is_file() else sorted(glob.glob(str(path), recursive=True))
+
+
+def format_of(pattern: str) -> str:
+    """The one format of the files that a path or glob names: parquet, csv or jsonl.
+
+    Raises:
+        DataError: no file, or an unknown or mixed format.
+    """
+    formats = {_format(path) for path in _paths(pattern)}
+    if len(formats) > 1:
+        raise DataError(f"the files of {pattern} must have one format", sorted(formats))
+    return formats.pop()
 
 
 def _paths(pattern: str) -> list[str]:

@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.data.impressions import Impressions
+from tfrec.data.preprocess import age_rows
 from tfrec.data.sampling import Sampler
 from tfrec.errors import TrainingError
 
@@ -48,13 +49,14 @@ class ImpressionBatches:
     def dataset(self, epoch: int, first_step: int = 0) -> tf.data.Dataset:
         """Batches of one epoch from ``first_step`` on.
 
-        Each is {"user": int32 [B], "item": int32 [B] (or [B, 1 + n], the positive first), "history" and
-        "history_event": int32 [B, L], context features, "label": float32 [B, T] (or [B, 1 + n, 1]),
+        Each is {"user": int32 [B], "item": int32 [B] (or [B, 1 + n], the positive first), "history", "history_event"
+        and "history_age": int32 [B, L], context features, "label": float32 [B, T] (or [B, 1 + n, 1]),
         "weight": float32 [B]}; 0 is padding of a history, on the left.
         """
         order = tf.constant(self._order(epoch))
         columns = {name: tf.constant(column) for name, column in self.rows.columns.items()}
         columns |= {"label": tf.constant(self.rows.labels), "weight": tf.constant(self.rows.weights)}
+        times = tf.constant(self.rows.times)
         spans = tf.constant(np.stack([self.rows.start, self.rows.end], axis=1).astype(np.int64))
         history = [tf.constant(_never_empty(values)) for values in self.rows.history]
 
@@ -64,7 +66,7 @@ class ImpressionBatches:
             seed = tf.stack([tf.cast(step, tf.int32), self.seed * 100_003 + epoch])
             out = {name: tf.gather(column, row) for name, column in columns.items()}
             if self.length:
-                out |= self._look_back(history, tf.gather(spans, row), seed)
+                out |= self._look_back(history, tf.gather(spans, row), tf.gather(times, row), seed)
             return self._with_negatives(out, seed) if self.sampler else out
 
         steps = tf.data.Dataset.range(first_step, self.steps)
@@ -74,7 +76,9 @@ class ImpressionBatches:
         rows = np.arange(len(self.rows))
         return np.random.default_rng([self.seed, epoch]).permutation(rows) if self.shuffle else rows
 
-    def _look_back(self, history: list[tf.Tensor], spans: tf.Tensor, seed: tf.Tensor) -> dict[str, tf.Tensor]:
+    def _look_back(
+        self, history: list[tf.Tensor], spans: tf.Tensor, now: tf.Tensor, seed: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         start, end = spans[:, 0], spans[:, 1]
         if self.gap:
             hidden = tf.random.stateless_uniform([self.batch], seed, 0, self.gap + 1, tf.int64)
@@ -82,7 +86,7 @@ class ImpressionBatches:
         place = end[:, None] + tf.range(-self.length, 0, dtype=tf.int64)[None]
         inside = place >= start[:, None]
         read = [tf.where(inside, tf.gather(values, tf.maximum(place, 0)), 0) for values in history]
-        return {"history": read[0], "history_event": read[1]}
+        return {"history": read[0], "history_event": read[1], "history_age": age_rows(now[:, None], read[2])}
 
     def _with_negatives(self, batch: dict[str, tf.Tensor], seed: tf.Tensor) -> dict[str, tf.Tensor]:
         assert self.sampler

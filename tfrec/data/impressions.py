@@ -18,10 +18,12 @@ class History(NamedTuple):
     Args:
         items: int32 [E].
         kinds: int32 [E], 0 = unknown kind of event.
+        times: seconds, int64 [E]; 0 = unknown.
     """
 
     items: np.ndarray
     kinds: np.ndarray
+    times: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -30,10 +32,12 @@ class Impressions:
 
     Args:
         columns: "user" and "item" int32 [R] and context features [R, …].
-        labels: float32 [R, T]; NaN = the row says nothing of this task.
+        labels: float32 [R, T]; NaN = the row says nothing of this task. Of survival: how many periods somebody stayed,
+            and ½ more where leaving was not seen.
         weights: float32 [R].
         history: of all rows.
         start, end: int64 [R]; a row may look back on history[start:end].
+        times: seconds, int64 [R]; 0 = unknown.
     """
 
     columns: Mapping[str, np.ndarray]
@@ -42,6 +46,7 @@ class Impressions:
     history: History
     start: np.ndarray
     end: np.ndarray
+    times: np.ndarray
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,7 +54,7 @@ class Impressions:
     def take(self, rows: np.ndarray) -> Impressions:
         """These rows; the history stays."""
         columns = {name: column[rows] for name, column in self.columns.items()}
-        chosen = {name: getattr(self, name)[rows] for name in ("labels", "weights", "start", "end")}
+        chosen = {name: getattr(self, name)[rows] for name in ("labels", "weights", "start", "end", "times")}
         return replace(self, columns=columns, **chosen)
 
 
@@ -59,16 +64,37 @@ def make_labels(events: Mapping[str, np.ndarray], tasks: Sequence[Task]) -> np.n
     Raises:
         DataError: a column does not hold what its task reads.
     """
-    return np.stack([_label(events[task.column], task) for task in tasks], axis=1)
+    return np.stack([_survival(events, task) if task.observed else _label(events, task) for task in tasks], axis=1)
 
 
-def _label(column: np.ndarray, task: Task) -> np.ndarray:
+def _numbers(events: Mapping[str, np.ndarray], name: str, task: Task) -> tuple[np.ndarray, np.ndarray]:
+    """A column as float64, and what of it is not NaN."""
+    column = events[name]
     if column.dtype.kind not in "iufb":
-        raise DataError(f"task {task.name} reads numbers; {task.column} does not hold any", str(column[:1].tolist()))
+        raise DataError(f"task {task.name} reads numbers; {name} does not hold any", str(column[:1].tolist()))
     values = column.astype(np.float64)
     given = values[~np.isnan(values)]
     if np.isinf(given).any():
         raise DataError(f"labels of task {task.name} must be finite", float(given[np.isinf(given)][0]))
+    return values, given
+
+
+def _survival(events: Mapping[str, np.ndarray], task: Task) -> np.ndarray:
+    assert task.observed
+    times, given = _numbers(events, task.column, task)
+    if np.any(given < 0):
+        raise DataError(f"times of task {task.name} must not be negative", float(given[given < 0][0]))
+    observed, given = _numbers(events, task.observed, task)
+    wrong = given[~np.isin(given, (0, 1))]
+    if len(wrong):
+        raise DataError(f"{task.observed} of task {task.name} must be 0 or 1", float(wrong[0]))
+    stayed = np.floor(times / task.period)
+    labels = np.where(stayed >= task.periods, task.periods + 0.5, stayed + (1 - observed) / 2)
+    return np.where(np.isnan(observed), np.nan, labels).astype(np.float32)
+
+
+def _label(events: Mapping[str, np.ndarray], task: Task) -> np.ndarray:
+    values, given = _numbers(events, task.column, task)
     if task.positive is not None:
         return np.where(np.isnan(values), np.nan, values >= task.positive).astype(np.float32)
     wrong = given[~np.isin(given, (0, 1))] if task.kind == "binary" else given[given < 0]
@@ -81,16 +107,23 @@ def _label(column: np.ndarray, task: Task) -> np.ndarray:
 
 
 def check_classes(labels: np.ndarray, tasks: Sequence[Task], where: str) -> None:
-    """Refuses a binary task without positives or without negatives.
+    """Refuses a binary task without positives or negatives, and survival in which nobody is seen to leave or to stay.
 
     Raises:
         DataError: it has one class only.
     """
     for task, column in zip(tasks, labels.T, strict=True):
         given = column[~np.isnan(column)]
-        if task.kind == "binary" and not (np.any(given == 0) and np.any(given == 1)):
-            counts = {"positives": int(np.sum(given == 1)), "negatives": int(np.sum(given == 0))}
-            raise DataError(f"task {task.name} needs positives and negatives in {where}", counts)
+        if task.kind == "binary":
+            _need_both(task, where, positives=given == 1, negatives=given == 0)
+        if task.kind == "survival":
+            _need_both(task, where, leavings=given == np.floor(given), stays=given >= 1)
+
+
+def _need_both(task: Task, where: str, **rows: np.ndarray) -> None:
+    if not all(part.any() for part in rows.values()):
+        counts = {name: int(part.sum()) for name, part in rows.items()}
+        raise DataError(f"task {task.name} needs {' and '.join(rows)} in {where}", counts)
 
 
 def event_names(column: np.ndarray) -> np.ndarray:
@@ -108,7 +141,14 @@ def history_of(
     users = events["user"][kept]
     counts = np.bincount(users, minlength=int(events["user"].max(initial=0)) + 1)
     offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return History(events["item"][kept].astype(np.int32), kinds[kept].astype(np.int32)), offsets
+    columns = events["item"].astype(np.int32), kinds.astype(np.int32), event_times(events)
+    return History(*(column[kept] for column in columns)), offsets
+
+
+def event_times(events: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Seconds of every event, int64 [E]; 0 where there are none."""
+    times = events.get("timestamp")
+    return np.zeros(len(events["user"]), np.int64) if times is None else times.astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -149,7 +189,8 @@ class EventLog:
         end = np.where(self.events["user"][rows] > 0, end, start)  # strangers share index 0, not a history
         own: dict[str, Any] = {name: self.events[name][rows].astype(np.int32) for name in ("user", "item")}
         own |= {name: column[rows] for name, column in self.columns.items()}
-        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end)
+        times = event_times(self.events)[rows]
+        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end, times)
 
 
 def row_weights(

@@ -7,19 +7,22 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from ibis.backends.duckdb import Backend
 
 from tfrec.config import Config
-from tfrec.data import files, side, splits
+from tfrec.data import files, groups, side, splits
 from tfrec.data.checks import Problems, Store
 from tfrec.data.encode import EVENT_COLUMNS, Encoded, encode
 from tfrec.data.files import ORDER, TIME
@@ -29,26 +32,64 @@ from tfrec.errors import DataError
 
 @dataclass(frozen=True)
 class Prepared:
-    """What ``prepare`` wrote, read back.
+    """What ``prepare`` wrote; each part is read when it is first asked for.
 
     Args:
         folder: where it is.
-        user_ids: str objects [U]; user index u is row u - 1.
-        item_ids: str objects [N]; item index i is row i - 1.
-        items: item_id, count (train events) and the raw columns, as strings or float64.
-        users: user_id, count and the raw columns.
-        events: arrays by column, sorted by user, time and file order: user and item int32, split int8
-            (0 train, 1 valid, 2 test), timestamp int64 seconds and value float64 if there are any, context columns.
         report: counts, problems, notes, settings, hashes and seconds.
+        memory: bytes that ``events`` may take; None = any.
+        seed: of the sample, when they take more.
     """
 
     folder: Path
-    user_ids: np.ndarray
-    item_ids: np.ndarray
-    items: pa.Table
-    users: pa.Table
-    events: dict[str, np.ndarray]
     report: dict[str, Any]
+    memory: int | None = None
+    seed: int = 0
+
+    @cached_property
+    def items(self) -> pa.Table:
+        """item_id, count (train events) and the raw columns, as strings or float64."""
+        return self._table("items")
+
+    @cached_property
+    def users(self) -> pa.Table:
+        """user_id, count and the raw columns."""
+        return self._table("users")
+
+    @cached_property
+    def item_ids(self) -> np.ndarray:
+        """Str objects [N]; item index i is row i - 1."""
+        return groups.array(self.items["item_id"])
+
+    @cached_property
+    def user_ids(self) -> np.ndarray:
+        """Str objects [U]; user index u is row u - 1."""
+        return groups.array(self.users["user_id"])
+
+    @cached_property
+    def groups(self) -> groups.EventGroups:
+        """The events as row groups that hold whole users."""
+        return groups.EventGroups((self.folder / "events.parquet",))
+
+    @property
+    def fits(self) -> bool:
+        """Whether all events may be in memory."""
+        return self.memory is None or self.groups.bytes() <= self.memory
+
+    @cached_property
+    def events(self) -> dict[str, np.ndarray]:
+        """Arrays by column, sorted by user, time and file order: user and item int32, split int8 (0 train, 1 valid,
+        2 test), timestamp int64 seconds and value float64 if there are any, context columns. Where not all fit, those
+        of a sample of the users."""
+        if self.fits:
+            return self.groups.whole()
+        assert self.memory is not None
+        return self.groups.sample(self.memory / self.groups.bytes(), self.seed)
+
+    def _table(self, name: str) -> pa.Table:
+        path = str(self.folder / f"{name}.parquet")
+        with groups.reading(path):
+            return pq.read_table(path)
 
     def ragged(self, parts: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
         """Items per user, oldest first: list u holds those of user index u; list 0, unknown users, is empty.
@@ -87,7 +128,7 @@ def prepare(config: Config, folder: Path) -> Prepared:
     now = settings(config)  # before reading: what changes meanwhile must differ from it
     tables = open_source(config.data)
     what = config.data.interactions or config.data.source
-    with _beside(folder) as temporary, _workspace(tables, temporary) as store, files.reading(what):
+    with _beside(folder) as temporary, _Workspace(tables.connection, temporary) as store, files.reading(what):
         new = temporary / "new"
         report = _write(config, tables, store, new)
         report["settings"] = now
@@ -100,20 +141,24 @@ def prepare(config: Config, folder: Path) -> Prepared:
     return load(folder)
 
 
-def load(folder: Path) -> Prepared:
-    """Reads what ``prepare`` wrote.
+def load(folder: Path, memory: int | None = None, seed: int = 0) -> Prepared:
+    """Opens what ``prepare`` wrote.
+
+    Args:
+        folder, memory, seed: of :class:`Prepared`.
 
     Raises:
         DataError: the folder holds no prepared tables.
     """
     try:
         report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-        items, users = (pq.read_table(folder / f"{name}.parquet") for name in ("items", "users"))
-        events = {name: _column(folder / "events.parquet", name) for name in report["columns"]}
     except OSError as error:
         raise DataError("a folder must hold prepared tables", str(folder), "Run tfrec prepare") from error
-    user_ids, item_ids = _strings(users["user_id"]), _strings(items["item_id"])
-    return Prepared(folder, user_ids, item_ids, items, users, events, report)
+    prepared = Prepared(folder, report, memory, seed)
+    for path in (*prepared.groups.paths, folder / "items.parquet", folder / "users.parquet"):
+        with groups.reading(str(path)):
+            pq.read_metadata(path)
+    return prepared
 
 
 def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[str, Any]:
@@ -123,11 +168,11 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     catalogue = side.open_side(tables.items, item_side, problems)
     people = side.open_side(tables.users, user_side, problems)
     catalogue = None if catalogue is None else store("catalogue", catalogue)
-    encoded = encode(config, tables.interactions, catalogue, store, problems)
+    encoded = encode(config, tables.interactions, catalogue, store, problems, tables.columnar)
     counts = _counts(encoded)
-    columns = _write_events(encoded.events, folder / "events.parquet")
+    columns = _write_events(encoded.events, store, folder / "events.parquet")
     for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
-        rows = side.indexed(vocabulary, encoded.events, table, one, problems)
+        rows = side.indexed(vocabulary, table, one, problems)
         rows.to_parquet(folder / f"{one.what}.parquet", compression="zstd")
     return {
         **counts,
@@ -150,12 +195,13 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
     return {"interactions": encoded.rows, "events": sum(counts.values()), "splits": counts}
 
 
-def _write_events(events: ir.Table, path: Path) -> list[str]:
+def _write_events(events: ir.Table, store: Store, path: Path) -> list[str]:
     if TIME in events.columns:
         events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
     named = [name for name in EVENT_COLUMNS if name in events.columns]
     columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
-    events.order_by("user", *splits.ordering(events)).select(columns).to_parquet(path, compression="zstd")
+    rows = events.order_by("user", *splits.ordering(events)).select(columns)
+    groups.write(path, rows.schema().to_pyarrow(), store.batches(rows))
     return columns
 
 
@@ -191,21 +237,19 @@ def _hashes(folder: Path, columns: list[str]) -> dict[str, str]:
 
 
 def _bytes(column: pa.Array | pa.ChunkedArray) -> bytes:
-    if pa.types.is_string(column.type):
-        return "".join(f"{text}\0" for text in column.to_pylist()).encode()
-    return column.to_numpy(zero_copy_only=False).tobytes()
+    if not pa.types.is_string(column.type):
+        return column.to_numpy(zero_copy_only=False).tobytes()
+    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+    return b"".join(_text(part) for part in parts)
 
 
-def _column(path: Path, name: str) -> np.ndarray:
-    column = pq.read_table(path, columns=[name])[name]
-    return _strings(column) if pa.types.is_string(column.type) else column.to_numpy()
-
-
-def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    """Equal strings share one Python object."""
-    codes = column.dictionary_encode().unify_dictionaries().combine_chunks()
-    words = np.array([*codes.dictionary.to_pylist(), None], object)
-    return words[codes.indices.fill_null(len(words) - 1).to_numpy(zero_copy_only=False)]
+def _text(strings: pa.StringArray) -> bytes:
+    """UTF-8, each string closed by a zero; null is None."""
+    closed = pc.binary_join_element_wise(pc.fill_null(strings, "None"), "", "\0")
+    start, end = closed.offset, closed.offset + len(closed)
+    _, offsets, data = closed.buffers()
+    bounds = np.frombuffer(offsets, np.int32)
+    return data[bounds[start] : bounds[end]].to_pybytes() if end > start else b""
 
 
 @contextmanager
@@ -215,13 +259,27 @@ def _beside(folder: Path) -> Iterator[Path]:
         yield Path(temporary)
 
 
-@contextmanager
-def _workspace(tables: Tables, folder: Path) -> Iterator[Store]:
+class _Workspace:
     """Evaluates steps into DuckDB's tables; what exceeds its memory goes to files in the folder."""
-    connection = tables.connection
-    quoted = str(folder).replace("'", "''")
-    connection.raw_sql(f"SET temp_directory = '{quoted}'")
-    try:
-        yield lambda name, table: connection.create_table(name, table)
-    finally:
-        connection.disconnect()
+
+    def __init__(self, connection: Backend, folder: Path):
+        self._connection = connection
+        quoted = str(folder).replace("'", "''")
+        connection.raw_sql(f"SET temp_directory = '{quoted}'")
+
+    def __call__(self, name: str, table: ir.Table) -> ir.Table:
+        return self._connection.create_table(name, table)
+
+    def drop(self, *tables: ir.Table) -> None:
+        for table in tables:
+            self._connection.raw_sql(f'DROP TABLE "{table.op().name}"')  # Ibis' drop_table is no SQL to DuckDB 2
+
+    def batches(self, table: ir.Table) -> Iterable[pa.RecordBatch]:
+        query = self._connection.compile(table)
+        return self._connection.con.sql(query).to_arrow_reader(groups.GROUP)  # Ibis calls its former name
+
+    def __enter__(self) -> _Workspace:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._connection.disconnect()

@@ -18,6 +18,24 @@ from tfrec.data.tokens import Tokenizer, join_text
 from tfrec.errors import DataError
 from tfrec.schema import Feature, Schema, Side
 
+AGE_ROWS = 27
+
+
+def age_rows(now: tf.Tensor, then: tf.Tensor) -> tf.Tensor:
+    """Embedding rows of how long ago something was, in steps that double.
+
+        row = 1 + ⌊log2(1 + minutes)⌋, at most AGE_ROWS − 1, which is 60 years
+
+    Args:
+        now, then: seconds int64 [...]; ``then`` of 0 or less is unknown, what lies ahead is 0 minutes ago.
+
+    Returns:
+        int32 [...], 0 = unknown.
+    """
+    minutes = tf.cast(tf.maximum(now - then, 0), tf.float64) / 60
+    steps = tf.cast(tf.math.log1p(minutes) / np.log(2) + 1e-9, tf.int32)  # 2^n − 1 minutes begin a step
+    return tf.where(then > 0, tf.minimum(steps + 1, AGE_ROWS - 1), 0)
+
 
 @dataclass(frozen=True)
 class Statistics:
@@ -108,7 +126,8 @@ def joined(parts: Iterable[Statistics]) -> Statistics:
 def _vocabulary(feature: Feature, column: np.ndarray) -> list[str]:
     values = _split_values(feature, tf.constant(column, tf.string)).numpy().ravel() if len(column) else []
     frequency = Counter(value.decode() for value in values if value)
-    ordered = sorted(frequency, key=lambda value: (-frequency[value], value))
+    frequent = (value for value, count in frequency.items() if count >= feature.min_count)
+    ordered = sorted(frequent, key=lambda value: (-frequency[value], value))
     return ordered[: feature.max_vocabulary]
 
 

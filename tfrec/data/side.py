@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import ibis
 import ibis.expr.types as ir
 
 from tfrec.config import Config, Roles
-from tfrec.data import checks, files, splits
+from tfrec.data import checks, files
 from tfrec.data.checks import Problems
 from tfrec.data.encode import shaped
 from tfrec.errors import DataError
@@ -81,20 +80,16 @@ def every_row(rows: ir.Table, side: Side, problems: Problems) -> ir.Table:
     return rows.select(side.id, files.ORDER, **columns)
 
 
-def indexed(vocabulary: ir.Table, events: ir.Table, table: ir.Table | None, side: Side, problems: Problems) -> ir.Table:
+def indexed(vocabulary: ir.Table, table: ir.Table | None, side: Side, problems: Problems) -> ir.Table:
     """One row per index, from 1: id, number of train events, and the side table's columns.
 
     Args:
-        vocabulary: id and index.
-        events: encoded events.
+        vocabulary: id, index and count.
         table: what ``open_side`` gave.
         side: which one.
         problems: ids that the table lacks are counted here.
     """
-    train = events.filter(events.split == splits.TRAIN)
-    counts = train.group_by(side.key).aggregate(_count=train.count())
-    rows = vocabulary.select(side.id, "index").left_join(counts, [("index", side.key)])
-    rows = rows.select(side.id, "index", count=ibis.coalesce(rows._count, 0).cast("int64"))
+    rows = vocabulary.select(side.id, "index", "count")
     if table is None:
         return rows.order_by("index").drop("index")
     missing = checks.rows_in(rows.anti_join(table, side.id))

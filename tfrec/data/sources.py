@@ -59,6 +59,7 @@ class Tables:
         items: item_id, _order and feature columns.
         users: user_id, _order and feature columns.
         notes: what a user of the data should know, such as its licence.
+        columnar: whether some columns of the interactions can be read again for little.
     """
 
     connection: Backend
@@ -66,6 +67,7 @@ class Tables:
     items: ir.Table | None = None
     users: ir.Table | None = None
     notes: tuple[str, ...] = ()
+    columnar: bool = False
 
 
 def open_source(config: Data) -> Tables:
@@ -93,7 +95,7 @@ def _tables(config: Data) -> Tables:
     interactions = files.as_interactions(files.read(connection, config.interactions))
     items = _side_table(connection, config.items, "item_id", "the items")
     users = _side_table(connection, config.users, "user_id", "the users")
-    return Tables(connection, interactions, items, users)
+    return Tables(connection, interactions, items, users, columnar=files.format_of(config.interactions) == "parquet")
 
 
 def _side_table(connection: Backend, pattern: str | None, key: str, what: str) -> ir.Table | None:

@@ -14,6 +14,7 @@ import tensorflow as tf
 COMPONENTS = ("neighbours", "transitions", "text", "popularity", "frequency")
 LINEAR = ("neighbours", "transitions")
 SPIKY = (*LINEAR, "frequency")
+Linear = np.ndarray | tuple[np.ndarray, np.ndarray]
 
 
 @keras.saving.register_keras_serializable("tfrec")
@@ -66,39 +67,44 @@ class Blend(keras.layers.Layer):
     def _constant(self, shape: tuple[int, ...], dtype: str, name: str) -> Any:
         return self.add_weight(shape=shape, dtype=dtype, initializer="zeros", trainable=False, name=name)
 
-    def fill(self, linear: Mapping[str, np.ndarray], texts: np.ndarray | None, popularity: np.ndarray) -> None:
+    def fill(self, linear: Mapping[str, Linear], texts: np.ndarray | None, popularity: np.ndarray) -> None:
         """Assigns what the components read.
 
         Args:
-            linear: "neighbours" and "transitions" to [N+1, N+1], of which the largest entries of each row are kept.
+            linear: "neighbours" and "transitions" to [N+1, N+1], of which the largest entries of each row are kept,
+                or to the ids and values [N+1, m] that are kept.
             texts: float32 [N+1, t].
             popularity: float32 [N+1], log(1 + c).
         """
         for name, ids in self.ids.items():
-            largest = np.argpartition(-np.abs(linear[name]), self.neighbours - 1, axis=1)[:, : self.neighbours]
+            largest, values = _largest(linear[name], self.neighbours)
             ids.assign(largest)
-            self.values[name].assign(np.take_along_axis(linear[name], largest, axis=1))
+            self.values[name].assign(values)
         if "text" in self.weight_of:
             self.texts.assign(texts)
         if "popularity" in self.weight_of:
             self.popularity.assign(popularity)
 
     def call(self, cosine: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None = None) -> tf.Tensor:
-        history, items = _without_padding(history), tf.shape(cosine)[1] - 1
-        parts = [
-            self.weight_of[name] * comparable(name, self._scores(name, history, items, texts))
-            for name in self.weight_of
-            if name != "model"
-        ]
-        if "model" in self.weight_of:
-            parts.append(self.weight_of["model"] * standardize(cosine))
-        return tf.add_n([part + tf.zeros_like(cosine) for part in parts]) if parts else tf.zeros_like(cosine)
+        parts = self.parts(cosine, history, texts)
+        return self.total(parts) if parts else tf.zeros_like(cosine)
+
+    def parts(self, cosine: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None = None) -> dict[str, tf.Tensor]:
+        """What is summed, before weights: the cosine as "model" and every component, float32 [B, M+1]."""
+        history, items = without_padding(history), tf.shape(cosine)[1] - 1
+        scores = {n: self._scores(n, history, items, texts) for n in self.weight_of if n != "model"}
+        found = {name: comparable(name, value) + tf.zeros_like(cosine) for name, value in scores.items()}
+        return found | ({"model": standardize(cosine)} if "model" in self.weight_of else {})
+
+    def total(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The weighted sum of :meth:`parts`, float32 [B, M+1]."""
+        return tf.add_n([self.weight_of[name] * part for name, part in parts.items()])
 
     def _scores(self, name: str, history: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         """Scores of a component over items 1..``items``, [B or 1, items + 1]."""
         if name == "popularity":
             return _grown(self.popularity.value[None], items)
-        weights = _recency(history, self.decays[name])
+        weights = recency(history, self.decays[name])
         if name in ("neighbours", "text"):
             weights *= _last_occurrence(history, items)
         if name == "text":
@@ -151,6 +157,13 @@ class Blend(keras.layers.Layer):
         return blend
 
 
+def _largest(linear: Linear, count: int) -> tuple[np.ndarray, np.ndarray]:
+    if isinstance(linear, tuple):
+        return linear
+    largest = np.argpartition(-np.abs(linear), count - 1, axis=1)[:, :count]
+    return largest, np.take_along_axis(linear, largest, axis=1)
+
+
 def comparable(name: str, scores: tf.Tensor) -> tf.Tensor:
     """Scores of a component on the scale on which they are added."""
     scores = standardize(scores)
@@ -166,13 +179,13 @@ def standardize(scores: tf.Tensor) -> tf.Tensor:
     return tf.where(usable, (scores - mean) / tf.where(usable, deviation, 1.0), 0.0)
 
 
-def _without_padding(history: tf.Tensor) -> tf.Tensor:
+def without_padding(history: tf.Tensor) -> tf.Tensor:
     """Drops the columns on the left that are padding in every row."""
     used = tf.reduce_any(history > 0, axis=0)
     return history[:, tf.reduce_sum(tf.cast(tf.cumsum(tf.cast(used, tf.int32)) == 0, tf.int32)) :]
 
 
-def _recency(history: tf.Tensor, decay: float) -> tf.Tensor:
+def recency(history: tf.Tensor, decay: float) -> tf.Tensor:
     """γ^age [B, L], 0 at padding; the last item has age 0."""
     age = tf.cast(tf.range(tf.shape(history)[1] - 1, -1, -1), tf.float32)
     return tf.where(history > 0, tf.pow(decay, age)[None], 0.0)

@@ -46,7 +46,7 @@ class FeatureSum(keras.layers.Layer):
         super().__init__(**kwargs)
         self.vocabularies, self.numeric, self.dimension = dict(vocabularies), tuple(numeric), dimension
         self.embeddings = {
-            name: keras.layers.Embedding(size, dimension, name=f"{name}_embedding", dtype=self.dtype_policy)
+            name: RowEmbedding(size, dimension, name=f"{name}_embedding", dtype=self.dtype_policy)
             for name, size in self.vocabularies.items()
         }
         if self.numeric:

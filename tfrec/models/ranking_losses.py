@@ -124,7 +124,7 @@ def survival(hazards: tf.Tensor, period: tf.Tensor, observed: tf.Tensor) -> tf.T
 
     Args:
         hazards: logits of leaving in each period, given that one stayed so far, float32 [..., P].
-        period: int32 [...], T: the period of leaving, or the last one seen.
+        period: int32 [...], T: the period of leaving, or the last one stayed to its end; −1 = none, whose loss is 0.
         observed: bool [...]: whether leaving was seen.
 
     Returns:
@@ -135,6 +135,19 @@ def survival(hazards: tf.Tensor, period: tf.Tensor, observed: tf.Tensor) -> tf.T
     left = tf.cast((places == period[..., None]) & observed[..., None], tf.float32)
     # log(1 − h) = −softplus(x) and log h = x − softplus(x)
     return tf.reduce_sum(stayed * tf.nn.softplus(hazards) - left * hazards, -1)
+
+
+def retention(hazards: tf.Tensor, horizon: int) -> tf.Tensor:
+    """The chance to stay through the first periods, Π_{t < horizon} (1 − h_t).
+
+    Args:
+        hazards: logits of leaving in each period, float32 [..., P].
+        horizon: 1 to P.
+
+    Returns:
+        float32 [...].
+    """
+    return tf.exp(-tf.reduce_sum(tf.nn.softplus(hazards[..., :horizon]), -1))
 
 
 def uncertainty_weighted(losses: tf.Tensor, log_variances: tf.Tensor) -> tf.Tensor:

@@ -8,7 +8,8 @@ from typing import Any
 import keras
 from keras import ops
 
-from tfrec.models.layers import CausalTransformer, DecayedMean, FeatureSum, RowEmbedding
+from tfrec.models.id_tables import FULL, id_embedding
+from tfrec.models.layers import CausalTransformer, DecayedMean, FeatureSum
 from tfrec.models.text import TextEncoder
 
 
@@ -31,6 +32,7 @@ class ItemTower(keras.layers.Layer):
         text_width: t; 0 = no text.
         vocabularies, numeric: of :class:`FeatureSum`.
         encoder: config of a :class:`TextEncoder` that learns, or None when ``text`` is given as vectors.
+        table: of :func:`tfrec.models.id_tables.id_embedding`.
 
     Call: {"item": int32 [R], "text": float32 [R, t] or "tokens": int32 [R, S], features} -> float32 [R, d].
     Item 0 (unknown) has no id part, so a new item is served from its text and features.
@@ -44,16 +46,18 @@ class ItemTower(keras.layers.Layer):
         vocabularies: Mapping[str, int],
         numeric: Sequence[str],
         encoder: Mapping[str, Any] | None = None,
+        table: Mapping[str, Any] = FULL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
+        self.table = dict(table)
         self.dimension, self.items, self.text_width = dimension, items, text_width
         self.vocabularies, self.numeric = dict(vocabularies), tuple(numeric)
         policy = {"dtype": self.dtype_policy}
         self.encoder: Any = TextEncoder.from_config(dict(encoder)) if encoder else None
         # The two parts start at like lengths; tiny ids under a long text vector learn late.
         ids, text = keras.initializers.RandomNormal(stddev=0.3), keras.initializers.RandomNormal(stddev=0.03)
-        self.id_embedding = RowEmbedding(items + 1, dimension, ids, name="id", **policy) if items else None
+        self.id_embedding = id_embedding(items, dimension, table, ids, 0.3, name="id", **policy) if items else None
         self.text_projection = (
             keras.layers.Dense(dimension, use_bias=False, kernel_initializer=text, name="text_projection", **policy)
             if text_width
@@ -99,6 +103,7 @@ class ItemTower(keras.layers.Layer):
             "vocabularies": self.vocabularies,
             "numeric": self.numeric,
             "encoder": self.encoder.get_config() if self.encoder else None,
+            "table": self.table,
         }
         return {**super().get_config(), **own}
 
@@ -116,6 +121,7 @@ class UserTower(keras.layers.Layer):
         embedding_dropout: on the item vectors that it reads.
         users: U; 0 = no id embedding.
         vocabularies, numeric: of :class:`FeatureSum`.
+        table: of :func:`tfrec.models.id_tables.id_embedding`.
 
     Call: item vectors float32 [B, L, d], mask bool [B, L], {"user": int32 [B], features [B, …]} -> float32 [B, L, d].
     """
@@ -132,6 +138,7 @@ class UserTower(keras.layers.Layer):
         users: int,
         vocabularies: Mapping[str, int],
         numeric: Sequence[str],
+        table: Mapping[str, Any] = FULL,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
@@ -146,6 +153,7 @@ class UserTower(keras.layers.Layer):
             "users": users,
             "vocabularies": dict(vocabularies),
             "numeric": tuple(numeric),
+            "table": dict(table),
         }
         policy = {"dtype": self.dtype_policy}
         makers = {
@@ -155,7 +163,10 @@ class UserTower(keras.layers.Layer):
         }
         self.summaries: list[keras.layers.Layer] = [makers[name]() for name in history]
         self.drop = keras.layers.Dropout(embedding_dropout, name="embedding_drop", **policy)
-        self.id_embedding = RowEmbedding(users + 1, dimension, name="id", **policy) if users else None
+        # 0.03 is about the spread of Keras' own start.
+        self.id_embedding = (
+            id_embedding(users, dimension, table, "uniform", 0.03, name="id", **policy) if users else None
+        )
         self.features = (
             FeatureSum(vocabularies, numeric, dimension, name="features", **policy) if vocabularies or numeric else None
         )

@@ -58,7 +58,8 @@ class TwoTower(keras.Model):
     Args:
         schema: features and text columns, a :class:`Schema` or its dump.
         settings: the model section of the settings, or its dump.
-        sizes: {"items": N, "users": U, "text_width": t, "tokens": S, "vocabularies": {feature: rows}}.
+        sizes: {"items": N, "users": U, "text_width": t, "tokens": S, "vocabularies": {feature: rows}}, and of sides
+            whose rare ids share a row, "frequent": {"item": ids, "user": ids}.
         encoder: config of the :class:`TextEncoder` that learns with the towers; None = frozen text vectors.
 
     Call: {"history": int32 [B, L] item indices, oldest first, 0 = padding, "user": int32 [B]} -> float32 [B, L, d].
@@ -86,6 +87,7 @@ class TwoTower(keras.Model):
             items=sizes["items"] if s.item_id else 0,
             text_width=sizes["text_width"] if s.text != "none" else 0,
             encoder=encoder,
+            table=self._id_table("item"),
             name="item_tower",
             **self._features("item"),
             **policy,
@@ -99,6 +101,7 @@ class TwoTower(keras.Model):
             dropout=s.dropout,
             embedding_dropout=s.embedding_dropout,
             users=sizes["users"] if s.user_id else 0,
+            table=self._id_table("user"),
             name="user_tower",
             **self._features("user"),
             **policy,
@@ -141,6 +144,12 @@ class TwoTower(keras.Model):
             "sizes": self.sizes,
             "encoder": self.encoder_config,
         }
+
+    def _id_table(self, side: Side) -> dict[str, Any]:
+        table = self.settings.item_table if side == "item" else self.settings.user_table
+        if table.min_count > 1:
+            return {"kind": "frequent", "rows": self.sizes["frequent"][side]}
+        return table.model_dump(include={"kind", "rows", "hashes"})
 
     def _features(self, side: Side) -> dict[str, Any]:
         features = self.schema_.side(side)

@@ -55,8 +55,12 @@ class Checkpoint:
     callbacks: list[dict[str, Any]]
     arrays: dict[str, np.ndarray]
 
-    def restore(self, variables: Sequence[Any], callbacks: Sequence[Any]) -> None:
+    def restore(self, variables: Sequence[Any], callbacks: Sequence[Any], writes: bool = True) -> None:
         """Assigns variables and callback state, or nothing at all.
+
+        Args:
+            variables, callbacks: those of :func:`save`.
+            writes: whether this process writes logs, whose later rows are dropped.
 
         Raises:
             TrainingError: it was written by another model or with other callbacks.
@@ -66,7 +70,8 @@ class Checkpoint:
             variable.assign(self.arrays[_key(i, variable)])
         for i, (callback, stored) in enumerate(zip(callbacks, self.callbacks, strict=True)):
             if isinstance(callback, keras.callbacks.CSVLogger):
-                _truncate(callback, stored["state"]["size"])
+                if writes:
+                    _truncate(callback, stored["state"]["size"])
             else:
                 vars(callback).update(stored["state"] | self._weight_lists(i))
 

@@ -97,7 +97,7 @@ def train_once(
         batches,
         strategy,
         folder,
-        validate=lambda: {"learning_rate": float(inner(model.optimizer).learning_rate)} | validate(),
+        validate=lambda: {"learning_rate": float(inner(model.optimizer).learning_rate.numpy())} | validate(),
         callbacks=[Warmup(settings.learning_rate, settings.warmup_steps), *_loggers(config, folder), *callbacks],
         accumulate=settings.accumulate,
         clip_norm=settings.clip_norm,

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import keras
 import tensorflow as tf
 
-from tfrec.errors import TfrecError, TrainingError
+from tfrec.errors import RestartError, TfrecError, TrainingError
 from tfrec.models.two_tower import Table
 from tfrec.training import checkpoints
 from tfrec.training.candidates import Batch
@@ -18,8 +18,12 @@ from tfrec.training.finite import widest_feature
 from tfrec.training.objectives import Objective
 from tfrec.training.optimizers import inner
 from tfrec.training.sparse import TouchedRows, merged_slices
+from tfrec.training.termination import Termination
 
 _LOOK = 100  # steps between looks at the loss: each makes the device wait
+_LOOK_FOR_STOP = 10  # the same for the wish of another worker to stop
+_LOGGERS = (keras.callbacks.CSVLogger, keras.callbacks.TensorBoard)
+_LOST = (tf.errors.UnavailableError, tf.errors.AbortedError, tf.errors.CancelledError, tf.errors.InternalError)
 
 
 class Batches(Protocol):
@@ -36,14 +40,14 @@ class Trainer:
     """Trains a Keras model on an objective, epoch by epoch, and can be killed at any step.
 
     A restart with the same arguments continues from the last checkpoint in ``folder`` and ends with the
-    weights of an uninterrupted run.
+    weights of an uninterrupted run. Several workers stop together; the first one writes, and all read what it wrote.
 
     Args:
         model: compiled with its optimizer, built under ``strategy``.
         objective: batch and "clock", int64 [2] epoch and step -> (sum of losses, sum of weights).
         batches: global batches; each replica gets an equal part.
         strategy: tf.distribute strategy.
-        folder: of checkpoints.
+        folder: of checkpoints; the same one for all workers.
         validate: what to log after an epoch beside the loss.
         callbacks: Keras callbacks; their state is checkpointed.
         accumulate: parts of a replica's batch whose gradients are added before an update.
@@ -67,6 +71,12 @@ class Trainer:
     def __post_init__(self) -> None:
         self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
         self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
+        self._asked_here = tf.Variable(0, trainable=False, name="asked_here")
+        self._asked = tf.Variable(0, trainable=False, name="asked")
+        self._termination = Termination()
+        self._leads = self.strategy.extended.should_checkpoint
+        self._together = isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy)
+        self._add = tf.function(self._global_sum, [tf.TensorSpec([None], tf.float64)], autograph=False)
         # Autograph would wrap our errors in its own.
         self._update = tf.function(self._global_step, autograph=False, jit_compile=self.jit or None)
         constant = {
@@ -84,20 +94,31 @@ class Trainer:
         Raises:
             TrainingError: a loss or weight is not finite (the checkpoint before it is kept), a trainable
                 variable takes no part in the loss, or the checkpoint is damaged or another model's.
+            RestartError: SIGTERM came, here or to another worker, or one of them is gone.
         """
-        callbacks = keras.callbacks.CallbackList(list(self.callbacks), model=self.model)
+        heard = [callback for callback in self.callbacks if self._leads or not isinstance(callback, _LOGGERS)]
+        callbacks = keras.callbacks.CallbackList(heard, model=self.model)
         callbacks.set_params({"epochs": epochs, "steps": self.batches.steps, "verbose": 0})
-        loggers = [callback for callback in self.callbacks if isinstance(callback, keras.callbacks.CSVLogger)]
+        loggers = [callback for callback in heard if isinstance(callback, keras.callbacks.CSVLogger)]
         try:
-            step, history = self._begin(callbacks, loggers)
-            while len(history) < epochs and not self.model.stop_training:
-                self._run_epoch(len(history), step, callbacks, history)
-                step = 0
-            callbacks.on_train_end()
+            with Termination() as self._termination:
+                return self._run(epochs, callbacks, loggers)
+        except _LOST as error:
+            if not self._together:
+                raise
+            rule = "every worker must live until the end of the training; one is gone"
+            raise RestartError(rule, advice="The last checkpoint is kept: start all workers again") from error
         finally:
             for logger in loggers:
                 if logger.csv_file:
                     logger.csv_file.close()
+
+    def _run(self, epochs: int, callbacks: Any, loggers: Sequence[keras.callbacks.CSVLogger]) -> list[dict[str, float]]:
+        step, history = self._begin(callbacks, loggers)
+        while len(history) < epochs and not self.model.stop_training:
+            self._run_epoch(len(history), step, callbacks, history)
+            step = 0
+        callbacks.on_train_end()
         return history
 
     def _begin(
@@ -108,26 +129,39 @@ class Trainer:
             logger.append = True
         self.model.stop_training = False
         callbacks.on_train_begin()
+        self._check_same(checkpoint)
         if checkpoint is None:
             return 0, []
         step, history = checkpoint.progress["step"], checkpoint.progress["history"]
         if step:
             callbacks.on_epoch_begin(len(history))
         # Last, because both hooks above reset state and rates.
-        checkpoint.restore(self._state, self.callbacks)
+        checkpoint.restore(self._state, self.callbacks, writes=self._leads)
         self.model.stop_training = checkpoint.progress["stopped"]
         return step, history
+
+    def _check_same(self, checkpoint: checkpoints.Checkpoint | None) -> None:
+        if not self._together:
+            return
+        progress: dict[str, Any] = checkpoint.progress if checkpoint else {"history": [], "step": -1}
+        read = {"epochs": float(len(progress["history"])), "step": float(progress["step"])}
+        first = self._of_first(read)
+        if self._total([float(read != first)])[0]:
+            rule = f"all workers must read the checkpoint that the first one writes, {first} in {self.folder}"
+            raise TrainingError(rule, read, "Let run.folder lead to one shared folder")
 
     def _run_epoch(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         if not first_step:
             callbacks.on_epoch_begin(epoch)
         self._run_steps(epoch, first_step, callbacks, history)
         logs = {"loss": float(self._loss) / self.batches.steps}
-        logs |= {name: float(value) for name, value in self._validated(epoch).items()}
+        logs |= self._of_first({name: float(value) for name, value in self._validated(epoch).items()})
         callbacks.on_epoch_end(epoch, logs)
         history.append(logs)
         self._loss.assign(0.0)
         self._save(0, history)
+        if self._termination.asked if not self._together else int(self._asked) > 0:
+            raise self._stopped(epoch, self.batches.steps)
 
     def _validated(self, epoch: int) -> dict[str, float]:
         try:
@@ -137,10 +171,13 @@ class Trainer:
             raise TrainingError(rule, advice=self._advice()) from error
 
     def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
-        dataset = self.strategy.experimental_distribute_dataset(self.batches.dataset(epoch, first_step))
+        step = first_step - 1  # a checkpoint may lie between the last step and validation
+        dataset = self.strategy.experimental_distribute_dataset(_by_rows(self.batches.dataset(epoch, first_step)))
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
             callbacks.on_train_batch_begin(step)
+            if self._termination.asked:
+                self._asked_here.assign(1)
             loss = self._update(batch, tf.constant([epoch, step], tf.int64))
             callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
             if (step + 1) % _LOOK == 0 and int(self._bad_step) >= 0:
@@ -148,9 +185,42 @@ class Trainer:
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
                 self._check_finite(epoch, step)
                 self._save(step + 1, history)
+            if self._must_stop(step):
+                self._check_finite(epoch, step)
+                self._save(step + 1, history)
+                raise self._stopped(epoch, step + 1)
         self._check_finite(epoch, step)
 
+    def _must_stop(self, step: int) -> bool:
+        if not self._together:
+            return self._termination.asked
+        return (step + 1) % _LOOK_FOR_STOP == 0 and int(self._asked) > 0
+
+    def _stopped(self, epoch: int, step: int) -> RestartError:
+        if self._together:
+            self._total([0.0])  # nobody leaves before the first one has written
+        rule = f"SIGTERM stopped the training after epoch {epoch + 1}, step {step}, and a checkpoint was saved there"
+        return RestartError(rule, advice="Run the same command to continue")
+
+    def _of_first(self, logs: dict[str, float]) -> dict[str, float]:
+        """The numbers of the first worker, so that all decide alike."""
+        if not self._together:
+            return logs
+        return dict(zip(logs, self._total([value * self._leads for value in logs.values()]), strict=True))
+
+    def _total(self, numbers: list[float]) -> list[float]:
+        """Sums over the workers."""
+        replicas = len(self.strategy.extended.worker_devices)
+        return (self._add(tf.constant(numbers, tf.float64)).numpy() / replicas).tolist()
+
+    def _global_sum(self, numbers: tf.Tensor) -> tf.Tensor:
+        return self.strategy.reduce(
+            tf.distribute.ReduceOp.SUM, self.strategy.run(tf.identity, args=(numbers,)), axis=None
+        )
+
     def _save(self, step: int, history: list[dict[str, float]]) -> None:
+        if not self._leads:
+            return
         progress = {"step": step, "history": history, "stopped": bool(self.model.stop_training)}
         checkpoints.save(self.folder, self._state, self.callbacks, progress)
 
@@ -173,6 +243,8 @@ class Trainer:
         self._loss.assign_add(loss)
         first_bad = (self._bad_step < 0) & ~tf.math.is_finite(loss)
         self._bad_step.assign(tf.where(first_bad, clock[1], self._bad_step))
+        if self._together:
+            self._asked.assign_add(self._global_sum(self._asked_here.value()))
         return loss
 
     def _replica_step(self, batch: Batch, clock: tf.Tensor) -> tf.Tensor:
@@ -212,6 +284,13 @@ class Trainer:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * self.model.optimizer.scale_loss(1.0))
         # The optimizer adds the replicas again.
         return [_mean([gradient], count) for gradient in gradients]
+
+
+def _by_rows(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Each worker takes its rows of every global batch; files are not divided."""
+    options = tf.data.Options()
+    options.experimental_distribute.auto_shard_policy = tf.data.experimental.AutoShardPolicy.DATA
+    return dataset.with_options(options)
 
 
 def _mean(parts: Sequence[Any], weight: Any) -> Any:

@@ -24,6 +24,7 @@ from tfrec.ranker_config import Task
 from tfrec.training.candidates import Batch
 from tfrec.training.fitting import Fitted, choose_and_refit, train_once
 from tfrec.training.objectives import Objective
+from tfrec.training.starts import start
 
 _SCORED_AT_ONCE = 1024
 
@@ -103,7 +104,7 @@ def _train(
     return train_once(
         config,
         batches,
-        lambda: build(config, data),
+        lambda: build(config, data, rows.labels),
         objective,
         lambda model: _validation(config, data, model) if splits == (0,) else dict,
         epochs,
@@ -112,8 +113,8 @@ def _train(
     )
 
 
-def build(config: Config, data: RankingData) -> Ranker:
-    """A fresh ranker with its tables filled."""
+def build(config: Config, data: RankingData, labels: np.ndarray) -> Ranker:
+    """A fresh ranker with its tables filled, whose outputs start where the training labels [R, T] are."""
     shapes = [
         {name: (column.shape, column.dtype.name) for name, column in columns.items()}
         for columns in (data.user_columns, data.item_columns)
@@ -122,6 +123,8 @@ def build(config: Config, data: RankingData) -> Ranker:
     model.build()
     model.user_table.fill(data.user_columns)
     model.item_table.fill(data.item_columns)
+    starts = {task.name: start(task, own) for task, own in zip(config.ranker.tasks, labels.T, strict=True)}
+    model.start_at({name: values for name, values in starts.items() if values is not None})
     return model
 
 
@@ -133,8 +136,11 @@ def objective(model: Ranker) -> Objective:
     def rows_loss(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         inputs = {name: value for name, value in batch.items() if name not in ("label", "weight")}
         logits = model(inputs, training=True)
-        losses = [task_loss(task, logits[task.name], batch["label"][..., i]) for i, task in enumerate(tasks)]
-        each = weights * tf.stack(losses, axis=-1)  # [B, T]
+        losses = [
+            [task_loss(task, own, batch["label"][..., i]) for own in model.of_members(logits[task.name])]
+            for i, task in enumerate(tasks)
+        ]
+        each = weights * tf.reduce_mean(tf.stack(losses, axis=-1), axis=0)  # [B, T]
         if model.settings.weighting == "uncertainty":
             total = ranking_losses.uncertainty_weighted(each, model.log_variances.value)
         else:
@@ -145,7 +151,9 @@ def objective(model: Ranker) -> Objective:
 
 
 def task_loss(task: Task, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Loss of one task, float32 [B], from logits [B], [B, N] or with a last axis of 3, and labels [B] or [B, N]."""
+    """Loss of one task, float32 [B], from its logits [B] or [B, N], with one more axis where it has several numbers,
+    and labels [B] or [B, N].
+    """
     given = tf.math.is_finite(labels)
     labels = tf.where(given, labels, 0.0)
     if task.loss == "bpr":
@@ -154,6 +162,11 @@ def task_loss(task: Task, logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
         return ranking_losses.listwise(logits, labels)
     if task.kind == "value":
         losses = ranking_losses.ziln(logits, labels)
+    elif task.kind == "survival":
+        stayed = tf.floor(labels)
+        observed = tf.equal(labels, stayed)
+        period = tf.cast(stayed, tf.int32) - tf.cast(~observed, tf.int32)
+        losses = ranking_losses.survival(logits, period, observed)
     elif task.kind == "number":
         losses = ranking_losses.mse(logits, labels)
     elif task.loss == "focal":
@@ -207,14 +220,20 @@ def measure(tasks: Sequence[Task], scored: Scored, k: Sequence[int] = ()) -> dic
     for i, task in enumerate(tasks):
         given = np.isfinite(scored.labels[:, i])
         labels, predictions, groups = scored.labels[given, i], scored.predictions[given, i], scored.groups[given]
-        if task.kind == "binary":
-            out[task.name] = ranking_metrics.summarize_binary(labels, predictions, groups)
-        else:
-            out[task.name] = ranking_metrics.summarize_value(labels, predictions)
-        if task.kind != "number" and np.any(labels > 0):
+        out[task.name] = _summary(task, labels, predictions, groups)
+        if task.kind in ("binary", "value") and np.any(labels > 0):
             gains = {f"ndcg@{n}": ranking_metrics.ndcg(labels, predictions, groups, n) for n in k}
             out[task.name] |= {name: float(values.mean()) for name, values in gains.items()}
     return out
+
+
+def _summary(task: Task, labels: np.ndarray, predictions: np.ndarray, groups: np.ndarray) -> dict[str, float]:
+    if task.kind == "binary":
+        return ranking_metrics.summarize_binary(labels, predictions, groups)
+    if task.kind == "survival":
+        stayed = np.floor(labels)
+        return ranking_metrics.summarize_survival(stayed, labels == stayed, predictions, groups, task.horizon)
+    return ranking_metrics.summarize_value(labels, predictions)
 
 
 def _validation(config: Config, data: RankingData, model: Ranker) -> Callable[[], dict[str, float]]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from tfrec.config import Config
+from tfrec.config import Config, Model
 from tfrec.data.batches import HistoryBatches
+from tfrec.data.groups import EventGroups
+from tfrec.data.parquet_batches import ParquetBatches
 from tfrec.errors import TrainingError
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import lists_of, make_holdout
@@ -40,6 +43,8 @@ class RetrievalData:
         user_columns, item_columns: feature tensors, row 0 for the unknown; "text" or "tokens" among the items'.
         vocabularies: embedding rows of each categorical feature.
         encoder: the pretrained text encoder when it learns, else None.
+        counts: train events of each "item" and "user", int64 [N + 1] and [U + 1], for tables of frequent ids.
+        groups: all events, to train on from disk; ``events`` are then those of a sample of users.
         start: changes the freshly built model, as a warm start does.
     """
 
@@ -50,6 +55,8 @@ class RetrievalData:
     item_columns: Mapping[str, np.ndarray]
     vocabularies: Mapping[str, int]
     encoder: TextEncoder | None = None
+    counts: Mapping[str, np.ndarray] = field(default_factory=dict)
+    groups: EventGroups | None = None
     start: Callable[[TwoTower], None] | None = None
 
     def sizes(self) -> dict[str, object]:
@@ -89,8 +96,14 @@ def fit(
 def build(config: Config, data: RetrievalData) -> TwoTower:
     """A fresh model with its tables filled and pretrained weights in place."""
     encoder = data.encoder.get_config() if data.encoder else None
-    model = TwoTower(config.features.schema_, config.model, data.sizes(), encoder, dtype=config.train.precision)
+    frequent = frequent_ids(config.model, data.counts)
+    sizes = data.sizes() | {"frequent": {side: int(kept.sum()) for side, kept in frequent.items()}}
+    model = TwoTower(config.features.schema_, config.model, sizes, encoder, dtype=config.train.precision)
     model.build()
+    for side, kept in frequent.items():
+        tower = model.item_tower if side == "item" else model.user_tower
+        if tower.id_embedding:
+            tower.id_embedding.fill(kept)
     model.item_table.fill(data.item_columns)
     model.user_table.fill(data.user_columns)
     if data.encoder:
@@ -98,6 +111,13 @@ def build(config: Config, data: RetrievalData) -> TwoTower:
     if data.start:
         data.start(model)
     return model
+
+
+def frequent_ids(settings: Model, counts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Which ids get a row, bool [N + 1], of the sides whose rare ids share one."""
+    tables = {"item": settings.item_table, "user": settings.user_table}
+    wanted = {side: table.min_count for side, table in tables.items() if table.min_count > 1}
+    return {side: (counts[side] >= least) & (np.arange(len(counts[side])) > 0) for side, least in wanted.items()}
 
 
 def _train(
@@ -122,32 +142,36 @@ def _train(
     )
 
 
-def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches:
-    return HistoryBatches(
-        *lists_of(data.events, data.users, splits),
-        length=config.model.history_length,
-        batch=config.train.batch,
-        seed=config.run.seed,
-        targets=config.train.targets,
-        windows=config.train.windows,
-        first_event=config.model.user_id,
-    )
+def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches | ParquetBatches:
+    settings: dict[str, Any] = {
+        "length": config.model.history_length,
+        "batch": config.train.batch,
+        "seed": config.run.seed,
+        "targets": config.train.targets,
+        "windows": config.train.windows,
+        "first_event": config.model.user_id,
+    }
+    if data.groups:
+        return ParquetBatches(data.groups, splits, **settings)
+    return HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
 
 
-def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches) -> Objective:
+def _objective(
+    config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches | ParquetBatches
+) -> Objective:
     settings = config.train
     if settings.loss == "softmax":
-        return next_item_softmax(model, settings.jit)
-    counts = np.bincount(batches.values, minlength=data.items + 1)
+        return next_item_softmax(model, settings.static)
+    counts = batches.target_counts(data.items)
     if settings.loss == "in_batch":
-        return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.jit)
+        return next_item_in_batch(model, counts, settings.hard_negatives, static=settings.static)
     chances = counts if settings.negative_sampling == "popularity" else np.ones(data.items + 1)
     drawn = Negatives(settings.negatives, chances, config.run.seed)
     if settings.loss == "gbce":
-        return next_item_gbce(model, drawn, settings.calibration, settings.jit)
+        return next_item_gbce(model, drawn, settings.calibration, settings.static)
     if settings.negative_sampling == "mixed":
-        return next_item_in_batch(model, counts, drawn=drawn, static=settings.jit)
-    return next_item_sampled_softmax(model, drawn, settings.jit)
+        return next_item_in_batch(model, counts, drawn=drawn, static=settings.static)
+    return next_item_sampled_softmax(model, drawn, settings.static)
 
 
 def _validation(config: Config, data: RetrievalData, model: TwoTower) -> Callable[[], dict[str, float]]:

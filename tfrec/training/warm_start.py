@@ -11,6 +11,7 @@ from tfrec.errors import TrainingError
 from tfrec.models.two_tower import TwoTower
 
 _ROWS = re.compile(r"(?P<side>item|user)_tower/(id|features/(?P<feature>\w+)_embedding)/embeddings")
+_SHARED = re.compile(r"(item|user)_tower/id/(row|frequent/.*|shared/.*|quotient/.*|remainder/.*)")
 Names = Mapping[str, Sequence[str]]
 
 
@@ -30,8 +31,8 @@ def starter(old: TwoTower, old_names: Names, new_names: Names) -> Callable[[TwoT
     def start(model: TwoTower) -> None:
         for variable in model.trainable_variables:
             path = variable.path.split("/", 1)[-1]
-            if path not in before:
-                continue
+            if path not in before or _SHARED.fullmatch(path):
+                continue  # rows that follow from indices, which are others in another run
             value, rows = before[path].numpy(), _rows_of(path)
             rows = rows if rows in new_names else None  # what is hashed or bucketed has rows without names
             first = 1 if rows else 0  # the number of rows may differ

@@ -20,6 +20,8 @@ class Sizes(NamedTuple):
         events: kinds of history items in the tensor "history_event", row 0 included; 0 = none.
         length: L, items of a history.
         positions: rows of the position on the page, row 0 included; 0 = none.
+        ages: rows of "history_age", how long ago each item of the history was, row 0 included; 0 = none.
+        prior: a number of the candidate that a learned multiple of joins the first task's logit; "" = none.
     """
 
     fields: tuple[Field, ...]
@@ -27,16 +29,18 @@ class Sizes(NamedTuple):
     events: int = 0
     length: int = 0
     positions: int = 0
+    ages: int = 0
+    prior: str = ""
 
     @classmethod
     def of(cls, value: Sequence[Any]) -> Sizes:
         """From itself or from the lists that a saved model holds."""
-        fields, history, *numbers = value
-        return cls(tuple(Field(*f) for f in fields), tuple(history), *numbers)
+        fields, history, *others = value
+        return cls(tuple(Field(*f) for f in fields), tuple(history), *others)
 
     def plain(self) -> list[Any]:
-        """Lists and numbers, for a saved model."""
-        return [[list(f) for f in self.fields], list(self.history), self.events, self.length, self.positions]
+        """Lists, numbers and a name, for a saved model."""
+        return [[list(f) for f in self.fields], list(self.history), *self[2:]]
 
     def items(self) -> tuple[Field, ...]:
         """Fields of a candidate."""
@@ -70,6 +74,7 @@ class Body(keras.layers.Layer):
             history,
             sizes.events,
             pooled and bool(history),
+            sizes.ages,
             name="vectors",
             **self.policy,
         )

@@ -40,14 +40,50 @@ def of_candidates(x: Any, side: Side, inputs: Inputs) -> Any:
     return ops.repeat(ops.expand_dims(x, 1), ops.shape(inputs["item"])[1], axis=1)
 
 
+def _numbers(fields: Sequence[Field], inputs: Inputs, dtype: str) -> Any:
+    """The tensors of number fields side by side, [B, N, F]."""
+    columns = [of_candidates(ops.cast(inputs[f.name], dtype), f.side, inputs) for f in fields]
+    return ops.stack(columns, axis=-1)
+
+
 def _with_values(x: Any, rank: int) -> Any:
     """Adds the axis of values that ids and numbers come without."""
     return x if len(x.shape) > rank else x[..., None]
 
 
 def _build_maps(fields: Sequence[Field], maps: Mapping[str, Any]) -> None:
-    for field in fields:
-        maps[field.name].build() if field.kind == "index" else maps[field.name].build((None, field.size))
+    sizes = {field.name: field.size for field in fields}
+    for name, layer in maps.items():
+        layer.build() if isinstance(layer, RowEmbedding) else layer.build((None, sizes[name]))
+
+
+@keras.saving.register_keras_serializable("tfrec")
+class NumberVectors(keras.layers.Layer):
+    """A vector of each number, y_f = x_f w_f + b_f, all at once: a layer a number costs more than its arithmetic.
+
+    Args:
+        dimension: d.
+
+    Call: [..., F] -> [..., F, d].
+    """
+
+    def __init__(self, dimension: int, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.dimension = dimension
+
+    def build(self, input_shape: Sequence[int | None]) -> None:
+        shape, limit = (input_shape[-1], self.dimension), (6 / (1 + self.dimension)) ** 0.5  # as one Dense each
+        self.kernel = self.add_weight(
+            shape=shape, initializer=keras.initializers.RandomUniform(-limit, limit), name="w"
+        )
+        self.bias = self.add_weight(shape=shape, initializer="zeros", name="b")
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        return x[..., None] * self.kernel + self.bias
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "dimension": self.dimension}
 
 
 @keras.saving.register_keras_serializable("tfrec")
@@ -63,6 +99,7 @@ class FieldVectors(keras.layers.Layer):
         history: item fields that items of the history have too, as inputs "history_<name>".
         events: rows of "history_event", the kinds of history items; 0 = none.
         pooled: whether the mean of the history is one more field, the last.
+        ages: rows of "history_age", how long ago history items were; 0 = none. Row 0 adds nothing.
 
     Call: inputs -> [B, N, F, d], fields in their order. Index 0 adds nothing.
     """
@@ -75,22 +112,28 @@ class FieldVectors(keras.layers.Layer):
         history: Sequence[str] = (),
         events: int = 0,
         pooled: bool = False,
+        ages: int = 0,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.fields, self.dimension, self.dropout = tuple(Field(*f) for f in fields), dimension, dropout
-        self.history_fields, self.events, self.pooled = tuple(history), events if history else 0, pooled
+        self.history_fields, self.pooled = tuple(history), pooled
+        self.events, self.ages = (events, ages) if history else (0, 0)
         policy = {"dtype": self.dtype_policy}
         small = keras.initializers.RandomNormal(stddev=0.05)
         self.maps: dict[str, Any] = {
             f.name: RowEmbedding(f.size, dimension, small, name=f.name, **policy)
             if f.kind == "index"
-            else keras.layers.Dense(dimension, use_bias=f.kind == "number", name=f.name, **policy)
+            else keras.layers.Dense(dimension, use_bias=False, name=f.name, **policy)
             for f in self.fields
+            if f.kind != "number"
         }
+        self.numbers = tuple(f for f in self.fields if f.kind == "number")
+        self.number_map: Any = NumberVectors(dimension, name="numbers", **policy) if self.numbers else None
         self.event_map: Any = (
             RowEmbedding(events, dimension, small, name="history_event", **policy) if self.events else None
         )
+        self.age_map: Any = RowEmbedding(ages, dimension, small, name="history_age", **policy) if self.ages else None
         self.drop = keras.layers.Dropout(dropout, name="drop", **policy)
 
     @property
@@ -100,23 +143,34 @@ class FieldVectors(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         _build_maps(self.fields, self.maps)
-        if self.event_map:
-            self.event_map.build()
+        for layer in (self.event_map, self.age_map):
+            if layer:
+                layer.build()
+        if self.number_map:
+            self.number_map.build((None, len(self.numbers)))
         self.drop.build((None, None, self.width, self.dimension))
         self.built = True
 
     def history(self, inputs: Inputs, training: bool = False) -> Any:
-        """Vectors [B, L, d] of the history: the sum of its fields and of what kind of event it was."""
+        """Vectors [B, L, d] of the history: the sum of its fields, of what kind of event it was and how long ago."""
         parts = [self._one(name, inputs[f"history_{name}"], rank=2) for name in self.history_fields]
         if self.event_map:
             parts.append(self.event_map(inputs["history_event"]))
+        if self.age_map:
+            ages = inputs["history_age"]
+            parts.append(self.age_map(ages) * ops.cast(ages > 0, self.compute_dtype)[..., None])
         return self.drop(sum(parts[1:], parts[0]), training=training)
 
     def call(self, inputs: Inputs, training: bool = False) -> Any:
-        parts = [
-            of_candidates(self._one(f.name, inputs[f.name], 1 + (f.side == "item")), f.side, inputs)
+        found = {
+            f.name: of_candidates(self._one(f.name, inputs[f.name], 1 + (f.side == "item")), f.side, inputs)
             for f in self.fields
-        ]
+            if f.kind != "number"
+        }
+        if self.number_map:
+            vectors = ops.unstack(self.number_map(_numbers(self.numbers, inputs, self.compute_dtype)), axis=2)
+            found |= {f.name: vector for f, vector in zip(self.numbers, vectors, strict=True)}
+        parts = [found[f.name] for f in self.fields]
         if self.pooled:
             mean = mean_over_values(self.history(inputs, training=training), inputs["history_item"])
             parts.append(of_candidates(mean, "user", inputs))
@@ -128,7 +182,7 @@ class FieldVectors(keras.layers.Layer):
         if isinstance(layer, RowEmbedding):
             x = _with_values(x, rank)
             return mean_over_values(layer(x), x)
-        return layer(_with_values(ops.cast(x, self.compute_dtype), rank))
+        return layer(ops.cast(x, self.compute_dtype))
 
     def get_config(self) -> dict[str, Any]:
         own = {
@@ -138,6 +192,7 @@ class FieldVectors(keras.layers.Layer):
             "history": self.history_fields,
             "events": self.events,
             "pooled": self.pooled,
+            "ages": self.ages,
         }
         return {**super().get_config(), **own}
 
@@ -173,7 +228,9 @@ class LinearTerms(keras.layers.Layer):
             if f.kind == "index"
             else keras.layers.Dense(1, use_bias=False, kernel_initializer="zeros", name=f.name, dtype=self.dtype_policy)
             for f in self.fields
+            if f.kind != "number"
         }
+        self.numbers = tuple(f for f in self.fields if f.kind == "number")
         self.pairs: list[RowEmbedding] = [
             RowEmbedding(cross_rows + 1, 1, "zeros", name=f"{a}_x_{b}", dtype=self.dtype_policy)
             for a, b in self.crosses
@@ -184,15 +241,22 @@ class LinearTerms(keras.layers.Layer):
         for pair in self.pairs:
             pair.build()
         self.bias = self.add_weight(shape=(), initializer="zeros", name="bias")
+        if self.numbers:
+            self.slopes = self.add_weight(shape=(len(self.numbers), 1), initializer="zeros", name="slopes")
         self.built = True
 
     def call(self, inputs: Inputs) -> Any:
         total = ops.cast(self.bias, self.compute_dtype)
-        for field in self.fields:
-            x, layer = _with_values(inputs[field.name], 1 + (field.side == "item")), self.maps[field.name]
-            index = field.kind == "index"
-            term = mean_over_values(layer(x), x) if index else layer(ops.cast(x, self.compute_dtype))
+        for field in (f for f in self.fields if f.kind != "number"):
+            x, layer = inputs[field.name], self.maps[field.name]
+            if field.kind == "index":
+                x = _with_values(x, 1 + (field.side == "item"))
+                term = mean_over_values(layer(x), x)
+            else:
+                term = layer(ops.cast(x, self.compute_dtype))
             total = total + of_candidates(term, field.side, inputs)[..., 0]
+        if self.numbers:
+            total = total + ops.matmul(_numbers(self.numbers, inputs, self.compute_dtype), self.slopes)[..., 0]
         for (a, b), layer in zip(self.crosses, self.pairs, strict=True):
             pairs = self._pairs(self._candidates(a, inputs), self._candidates(b, inputs))
             total = total + mean_over_values(layer(pairs), pairs)[..., 0]

@@ -1,0 +1,205 @@
+"""A trained run with a ranker behind it, from the command line to its SavedModel."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import Shop
+
+from tfrec import cascade, cascade_serving, cli
+from tfrec.artifact import export
+from tfrec.config import load, validate
+from tfrec.errors import ConfigError, TrainingError
+from tfrec.runs import Run
+from tfrec.server.servable import Servable
+from tfrec.training.cascade import Requests, RequestScorer, fit, likeliest_prior, ndcg
+
+RANKER = [
+    "cascade.candidates=12",
+    "cascade.epochs=1",
+    "cascade.folds=2",
+    "ranker.hidden=[8]",
+    "ranker.embedding=4",
+    "ranker.user_id=false",
+    "ranker.item_id=false",
+    'ranker.tasks=[{name="like",loss="listwise"}]',
+    "evaluate.baselines=false",
+    "evaluate.bootstrap=50",
+]
+
+
+@pytest.fixture(scope="module")
+def cascaded(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    """The trained shop, with a ranker added to it by training again."""
+    folder = tmp_path_factory.mktemp("cascade")
+    shutil.copytree(shop.run, folder / "runs" / "shop")
+    words = [f"run.folder={folder}/runs", f"export.folder={folder}/exports", *RANKER]
+    with contextlib.redirect_stdout(io.StringIO()) as out, contextlib.redirect_stderr(io.StringIO()) as err:
+        code = cli.main(["train", shop.config, *words])
+    return dataclasses.replace(shop, folder=folder, code=code, out=out.getvalue(), err=err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def run(cascaded: Shop) -> Run:
+    return Run.open(cascaded.run)
+
+
+@pytest.fixture(scope="module")
+def served(cascaded: Shop) -> Iterator[Servable]:
+    servable = Servable(cascaded.exports / "1")
+    yield servable
+    servable.close()
+
+
+def test_training_ends_with_a_verified_export(cascaded: Shop) -> None:
+    assert cascaded.code == 0, cascaded.err
+    card = export.read_card(cascaded.exports / "1")
+    assert {"recommend", "search", "rank", "similar"} <= {*card["signatures"]}
+    assert "cascade: " in cascaded.err and "against_retrieval: ndcg@10" in cascaded.out
+
+
+def test_metrics_say_what_each_stage_loses_and_wins(cascaded: Shop) -> None:
+    report = json.loads((cascaded.run / "metrics.json").read_text())
+    found = report["cascade"]
+    assert [row["candidates"] for row in found["test"]] == [10, 12]
+    assert all(row["recall"] <= 1 and row["ndcg@10"] <= 1 for row in found["test"] + found["valid"])
+    assert report["test"]["ndcg@10"] == pytest.approx(found["test"][-1]["ndcg@10"], abs=1e-9)
+    for name in ("against_retrieval", "artefact"):
+        assert found[name]["low"] <= found[name]["mean"] <= found[name]["high"]
+
+
+def test_the_artefact_is_as_good_as_the_models_that_it_holds(cascaded: Shop) -> None:
+    found = json.loads((cascaded.run / "metrics.json").read_text())["cascade"]
+    assert found["artefact"]["cascade"] == pytest.approx(found["against_retrieval"]["cascade"], abs=1e-6)
+    assert found["artefact"]["retrieval"] == pytest.approx(found["against_retrieval"]["retrieval"], abs=1e-6)
+
+
+def test_served_scores_equal_the_keras_models(run: Run, served: Servable) -> None:
+    expected = cascade_serving.reference_scores(run, 40, 10)
+    ids = np.array([str(id_).encode() for id_ in run.prepared.user_ids[:40]], object)
+    np.testing.assert_allclose(served.run("recommend", {"user_id": ids})["scores"], expected, rtol=0, atol=1e-5)
+
+
+def test_rank_gives_what_recommend_gives(run: Run, served: Servable) -> None:
+    user = np.array([str(run.prepared.user_ids[0]).encode()], object)
+    found = served.run("recommend", {"user_id": user})
+    ranked = served.run("rank", {"user_id": user, "item_ids": found["item_ids"]})
+    for name in ("scores", "like"):
+        np.testing.assert_allclose(ranked[name], found[name], rtol=0, atol=1e-5)
+
+
+def test_prices_filter_what_is_served(run: Run, served: Servable) -> None:
+    prices = dict(zip(run.prepared.item_ids, run.prepared.items["price"].to_pylist(), strict=True))
+    asked = {"min_price": np.float32(3), "max_price": np.float32(12), "k": np.int32(30)}
+    ids = [id_.decode() for id_ in served.run("recommend_with", asked)["item_ids"][0] if id_]
+    assert ids and all(3 <= prices[id_] <= 12 for id_ in ids)
+
+
+def test_evaluation_ranks_the_rest_behind_the_candidates() -> None:
+    columns = {"item": np.array([[2, 3, 0]], np.int32)}
+    requests = Requests(columns, np.zeros((1, 3)), np.zeros((1, 3, 1)), np.ones(1))
+    judged = cascade.Judged(requests, np.array([[-5.0, -1.0, -9.0]]))
+    scores = cascade.reranked(lambda rows: np.array([[0.0, 7.0, 8.0, 1.0]]), judged)(np.arange(1))
+    assert np.argsort(-scores[0, 1:]).tolist() == [2, 1, 0]
+
+
+# the ranker's training
+
+
+def requests_of(queries: int, labels: np.ndarray | None = None) -> Requests:
+    """Candidates 1 and 2, of which retrieval prefers the first and users take the second."""
+    shape = (queries, 2)
+    signal = np.broadcast_to(np.array([1.0, -1.0], np.float32), shape).copy()
+    columns = {
+        "user": np.arange(1, queries + 1, dtype=np.int32),
+        "item": np.tile(np.array([1, 2], np.int32), (queries, 1)),
+    }
+    columns |= {"history": np.zeros((queries, 1), np.int32), "signal.retrieval": signal}
+    taken = np.broadcast_to(np.array([0.0, 1.0], np.float32)[:, None], (*shape, 1)).copy()
+    return Requests(columns, signal.copy(), taken if labels is None else labels, np.ones(queries, np.int64))
+
+
+def test_ndcg_counts_what_is_no_candidate() -> None:
+    requests = requests_of(1)
+    assert ndcg(requests, np.array([[0.0, 1.0]]), 10) == pytest.approx(1.0)
+    assert ndcg(requests, np.array([[1.0, 0.0]]), 10) == pytest.approx(1 / np.log2(3))
+    two = Requests(requests.columns, requests.retrieval, requests.labels, np.array([2]))
+    assert ndcg(two, np.array([[0.0, 1.0]]), 10) == pytest.approx(1 / (1 + 1 / np.log2(3)))
+
+
+def test_the_likeliest_prior_follows_how_good_retrieval_is() -> None:
+    wrong, mixed = requests_of(8), np.zeros((8, 2, 1), np.float32)
+    mixed[:6, 0], mixed[6:, 1] = 1, 1  # right three times of four: e^2p = 3
+    assert likeliest_prior(wrong) == pytest.approx(0.05)
+    assert likeliest_prior(requests_of(8, mixed)) == pytest.approx(np.log(3) / 2, rel=0.06)
+
+
+def test_the_ranker_learns_what_retrieval_gets_wrong(run: Run, tmp_path: Path) -> None:
+    config = run.config
+    config = config.model_copy(
+        update={"cascade": config.cascade.model_copy(update={"learning_rate": 0.05, "batch": 8})}
+    )
+    tables = cascade.tables_of(run, "selected", ["retrieval"])
+    fitted = fit(config, requests_of(120), tables, tmp_path)
+    assert fitted.weights["like"] == 1
+    assert ndcg(requests_of(4), RequestScorer(fitted.model).score(requests_of(4))[..., 0], 10).mean() == 1
+
+
+def test_a_ranker_without_a_held_out_candidate_is_refused(run: Run, tmp_path: Path) -> None:
+    tables = cascade.tables_of(run, "selected", ["retrieval"])
+    with pytest.raises(TrainingError, match="held-out items among the candidates; got 0"):
+        fit(run.config, requests_of(6, np.zeros((6, 2, 1), np.float32)), tables, tmp_path)
+
+
+# settings
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": {"kind": "dcn", "text": "none"}}, 'cascade.candidates goes with model.kind = "two_tower"'),
+        ({"ranker": {"negatives": 3}}, "ranker.negatives goes with a ranker alone"),
+        ({"ranker": {"tasks": [{"kind": "value"}], "monitor": "rmse"}}, "the first task of a cascade is whether"),
+        ({"ranker": {"tasks": [{"name": "retrieval"}]}}, "cannot be named retrieval"),
+        ({"ranker": {"tasks": [{}, {"name": "buy"}]}, "cascade": {"kind": "fm"}}, 'cascade.kind = "fm" has one logit'),
+        (
+            {"features": {"columns": [{"name": "hour", "side": "context", "kind": "numeric"}]}},
+            "a cascade reads no context; hour is a context feature",
+        ),
+    ],
+)
+def test_settings_that_do_not_fit_are_refused(changes: dict[str, Any], message: str) -> None:
+    tree: dict[str, Any] = {"run": {"name": "a"}, "data": {"source": "ml-100k"}, "model": {"text": "none"}}
+    tree["cascade"] = {"candidates": 10}
+    for section, values in changes.items():
+        tree[section] = tree.get(section, {}) | values
+    with pytest.raises(ConfigError, match=message):
+        validate(tree)
+
+
+def test_a_ranker_that_is_trained_keeps_its_settings(cascaded: Shop, shop: Shop, capsys: Any) -> None:
+    words = [f"run.folder={cascaded.folder}/runs", *RANKER, "ranker.embedding=8"]
+    assert cli.main(["evaluate", shop.config, *words]) == 2
+    assert "a run keeps the settings it was trained with; ranker.embedding was 4" in capsys.readouterr().err
+
+
+def test_categories_are_split_where_a_feature_says_so(shop: Shop, run: Run) -> None:
+    config = load(shop.config)
+    roles = config.data.roles.model_copy(update={"category": "tags"})
+    with_tags = run.with_config(config.model_copy(update={"data": config.data.model_copy(update={"roles": roles})}))
+    with_tags.folder = run.folder
+    columns = cascade.columns_of(with_tags)
+    assert columns.names == ["even", "fruit", "new", "odd", "tool"]
+    assert columns.categories is not None and columns.prices is not None
+    row = run.prepared.item_ids.tolist().index("tool-1") + 1
+    assert {columns.names[c - 1] for c in columns.categories[row] if c} == {"tool", "odd", "new"}
+    assert np.isnan(columns.prices[run.prepared.item_ids.tolist().index("nameless") + 1])

@@ -1,0 +1,104 @@
+"""An artefact with an index takes items and answers as one that computes all scores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import ITEM_VECTORS, ITEMS, make_parts
+from saved_models import strings
+
+from tfrec.artifact import reindex as module
+from tfrec.artifact.buckets import build
+from tfrec.artifact.export import export
+from tfrec.artifact.golden import write_golden
+from tfrec.artifact.indexed import Plan
+from tfrec.artifact.reindex import reindex
+from tfrec.artifact.variables import read_variables
+from tfrec.artifact.verify import Report
+from tfrec.server.servable import Servable
+
+BUCKETS = build(ITEM_VECTORS.astype(np.float32), np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
+PLANS: dict[str, Plan | None] = {
+    "ivf": Plan(BUCKETS, 1),
+    "bfloat16": Plan(BUCKETS, 1, "bfloat16"),
+    "scan": Plan(),
+    "all scores": None,
+}
+BOUNDS = {"least_golden_overlap": 0.0, "tf_serving": "2.18"}
+NEW = 40
+MANY = np.array([1000], np.int32)
+
+
+def items(first: int, count: int) -> dict[str, np.ndarray]:
+    """Items that point up or right, of different lengths."""
+    which = range(first, first + count)
+    return {
+        "item_id": strings([f"new-{i}" for i in which]),
+        "title": strings([("up", "right")[i % 2] for i in which]),
+        "price": np.array([1 + i / 100 for i in which], np.float32),
+    }
+
+
+def joined(*tables: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, list[Servable]]]:
+    """Versions 2 and 3 of each kind of artefact."""
+    asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
+    changed = {"item_id": strings(["a", "e"]), "title": strings(["up", "up"]), "price": np.array([0.5, 2], np.float32)}
+    made: dict[str, list[Servable]] = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.verify, "verify", lambda path, tf_serving: Report(path, tf_serving, {}, 0, ()))
+        for name, plan in PLANS.items():
+            folder = tmp_path_factory.mktemp("exports") / "shop"
+            parts = replace(make_parts(), item_plan=plan, text_plan=plan)
+            export(parts, folder, {}, lambda path: write_golden(path, asked))
+            second = reindex(folder, joined(items(0, NEW), changed), ["b"], BOUNDS)
+            third = reindex(
+                folder, joined(items(NEW, 3), {**changed, "item_id": strings(["b", "c"])}), ["new-7", "ü"], BOUNDS
+            )
+            made[name] = [Servable(second), Servable(third)]
+    yield made
+    for servable in (each for pair in made.values() for each in pair):
+        servable.close()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+@pytest.mark.parametrize("kind", ["ivf", "bfloat16", "scan"])
+@pytest.mark.parametrize(
+    ("signature", "inputs"),
+    [
+        ("similar", {"item_id": strings(["a", "new-3", "c", "b"])}),
+        ("search", {"query": strings(["up", "right"]), "exclude": strings([["new-1"], ["new-2"]])}),
+        ("recommend", {"user_id": strings(["?", "?", "ann"]), "history": strings([["d"], ["new-5"], [""]])}),
+    ],
+)
+def test_an_index_answers_as_brute_force_over_the_same_items(
+    versions: dict[str, list[Servable]], kind: str, version: int, signature: str, inputs: dict[str, Any]
+) -> None:
+    probes = {} if kind == "scan" else {"nprobe": MANY}
+    got = versions[kind][version].run(signature, {**inputs, **probes, "k": np.int32(60)})
+    wanted = versions["all scores"][version].run(signature, {**inputs, "k": np.int32(60)})
+    np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-5, atol=1e-6)
+    for mine, theirs, scores in zip(got["item_ids"], wanted["item_ids"], wanted["scores"], strict=True):
+        assert set(mine) == set(theirs)
+        apart = np.diff(scores, append=-9) < -1e-4
+        apart[1:] &= apart[:-1]
+        assert mine[apart].tolist() == theirs[apart].tolist()
+
+
+@pytest.mark.parametrize("version", [0, 1])
+def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]], version: int) -> None:
+    path: Path = versions["ivf"][version].path
+    held = read_variables(path, ("available", "item_index/items", "text_index/items", "item_index/centroids"))
+    for name in ("item_index/items", "text_index/items"):
+        table = held[name]
+        assert sorted(table[table > 0].tolist()) == np.flatnonzero(held["available"]).tolist()
+    assert len(held["item_index/centroids"]) == len(held["item_index/items"]) > len(BUCKETS.items)

@@ -1,0 +1,45 @@
+"""The exact scan by groups against top_k of all scores."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tfrec.artifact.ivf import LOWEST
+from tfrec.artifact.scan import GROUP, Scan, top_k
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(0, 3), st.integers(1, 5 * GROUP), st.integers(1, 400), st.integers(1, 30), st.integers(0, 9))
+def test_top_k_by_groups_is_top_k_with_its_ties(rows: int, size: int, count: int, values: int, seed: int) -> None:
+    scores = np.random.default_rng(seed).integers(-values, values, (rows, size)).astype(np.float32)
+    scores[scores == -1] = LOWEST
+    found, places = top_k(tf.constant(scores), tf.constant(count))
+    expected, order = tf.math.top_k(scores, min(count, size))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(places, order)
+
+
+@pytest.mark.parametrize("items", [5, GROUP - 1, GROUP, 3 * GROUP + 7])
+def test_a_scan_is_brute_force(items: int) -> None:
+    random = np.random.default_rng(items)
+    vectors = random.integers(-5, 6, (items + 1, 4)).astype(np.float32)
+    available = np.append(False, random.random(items) > 0.2)
+    query = random.integers(-5, 6, (3, 4)).astype(np.float32)
+    dropped = random.integers(0, items + 1, (3, 3)).astype(np.int32)
+    scan = Scan(tf.Variable(vectors), tf.Variable(available))
+    for allowed in (None, lambda chosen: chosen % 3 > 0):
+        found, chosen = scan.search(tf.constant(query), tf.constant(dropped), tf.constant(10), allowed)
+        scores = np.where(available, query @ vectors.T, LOWEST)
+        np.put_along_axis(scores, dropped, LOWEST, axis=1)
+        if allowed is not None:
+            scores[:, ::3] = LOWEST
+        best = -np.sort(-scores, axis=1)[:, :10]
+        np.testing.assert_array_equal(found[:, : best.shape[1]], best)
+        there = found.numpy() > LOWEST
+        assert not there[:, best.shape[1] :].any()
+        np.testing.assert_array_equal(np.take_along_axis(scores, chosen.numpy(), axis=1)[there], found.numpy()[there])
+        assert np.all(chosen.numpy()[~there] == 0)

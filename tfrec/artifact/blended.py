@@ -1,0 +1,111 @@
+"""The best of a blend without all of its scores: what each part finds is joined and scored exactly."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+import tensorflow as tf
+
+from tfrec.artifact import indexed
+from tfrec.artifact.indexed import Found, Plan
+from tfrec.artifact.ivf import LOWEST, among, best_of
+
+SHORTLIST = 500  # items that each part brings forward, or four times what is asked for
+POPULAR = 1000
+Vectors = tuple[tf.Tensor, tf.Tensor]
+"""Vectors float32 [N+1, d] and their :func:`moments`."""
+
+
+class BlendAt(Protocol):
+    """A blend whose scores can be had one by one; see :class:`tfrec.models.blend_at.BlendAt`."""
+
+    reads_texts: bool
+
+    def profile(self, history: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor: ...
+
+    def sums(self, history: tf.Tensor) -> Any: ...
+
+    def candidates(self, sums: Any, count: tf.Tensor) -> list[tf.Tensor]: ...
+
+    def scores(
+        self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any, own: Vectors, texts: Vectors | None
+    ) -> tf.Tensor: ...
+
+
+class BlendedSearch(tf.Module):
+    """Finds the best of a blend.
+
+    The items with the largest cosines, text products, sums by neighbours and counts are candidates, each kind as its
+    own index or table tells; the blend of every candidate is then exact.
+
+    Args:
+        blend: at chosen items.
+        own: the index of ``vectors``.
+        of_texts: the index of ``texts``, and its plan.
+        vectors, texts: of the catalogue, float32 [N+1, ·].
+        popularity: float32 [N+1].
+        available: bool [N+1].
+    """
+
+    def __init__(
+        self,
+        blend: BlendAt,
+        own: Any,
+        of_texts: tuple[Any, Plan | None],
+        vectors: tf.Variable,
+        texts: tf.Variable | None,
+        popularity: np.ndarray,
+        available: tf.Variable,
+    ):
+        super().__init__(name="blended")
+        self._blend, self.own, (self.of_texts, text_plan) = blend, own, of_texts
+        self._text_nprobe = text_plan.nprobe if text_plan else 1
+        self.vectors, self.texts, self.available = vectors, texts, available
+        self.item_moments = _fixed(moments(vectors.numpy()))
+        self.text_moments = None if texts is None else _fixed(moments(texts.numpy()))
+        # What becomes popular later is known to a later export alone.
+        self.popular = _fixed(np.argsort(-popularity[1:], kind="stable")[:POPULAR].astype(np.int32) + 1)
+
+    def search(
+        self, query: tf.Tensor, history: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor, nprobe: tf.Tensor | None
+    ) -> Found:
+        """As :func:`tfrec.artifact.indexed.search`, for what a user's vector [B, d] and history [B, L] say."""
+        sums, wide = self._blend.sums(history), tf.maximum(4 * count, SHORTLIST)
+        found = [indexed.search(self.own, query, dropped, wide, nprobe)[1], *self._blend.candidates(sums, wide)]
+        if self._blend.reads_texts and self.of_texts is not None:
+            profile = self._blend.profile(history, self.texts)
+            probes = tf.maximum(self._text_nprobe, 0 if nprobe is None else tf.reduce_max(nprobe))
+            found.append(indexed.search(self.of_texts, profile, dropped, wide, probes)[1])
+        found.append(tf.broadcast_to(self.popular[None], [tf.shape(query)[0], tf.size(self.popular)]))
+        items = tf.sort(tf.concat(found, axis=1), axis=1)
+        repeated = items == tf.pad(items, [[0, 0], [1, 0]])[:, :-1]
+        kept = ~repeated & tf.gather(self.available, items) & ~among(items, dropped)
+        return best_of(tf.where(kept, self.scores(query, history, items, sums), LOWEST), items, count)
+
+    def scores(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any = None) -> tf.Tensor:
+        """The blend of items int32 [B, C]."""
+        sums = self._blend.sums(history) if sums is None else sums
+        texts = None if self.texts is None else (tf.convert_to_tensor(self.texts), self.text_moments)
+        own = tf.convert_to_tensor(self.vectors), self.item_moments
+        return self._blend.scores(query, history, items, sums, own, texts)
+
+
+def moments(vectors: np.ndarray) -> np.ndarray:
+    """Σ v vᵀ, and Σ v below it: what the mean and deviation of u·v over a catalogue follow from for every u.
+
+    Args:
+        vectors: float32 [N+1, d], row 0 zeros.
+
+    Returns:
+        float32 [d+1, d].
+    """
+    gram = np.zeros((vectors.shape[1] + 1, vectors.shape[1]))
+    for low in range(0, len(vectors), 2**16):
+        block = vectors[low : low + 2**16].astype(np.float64)
+        gram += np.concatenate([block.T, np.ones((1, len(block)))]) @ block
+    return gram.astype(np.float32)
+
+
+def _fixed(value: np.ndarray) -> tf.Variable:
+    return tf.Variable(value, trainable=False)

@@ -1,0 +1,79 @@
+"""What stands in for a matrix product with the whole catalogue where that would be too slow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import tensorflow as tf
+
+from tfrec.artifact.buckets import Buckets
+from tfrec.artifact.ivf import IVF, LOWEST, Allowed, Storage
+from tfrec.artifact.scan import Scan
+
+Found = tuple[tf.Tensor, tf.Tensor]
+"""Scores and items [B, C], the best first; the lowest float32 and 0 where there is none."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How the nearest of a catalogue's vectors are found.
+
+    Args:
+        buckets: of an inverted file; None = an exact scan.
+        nprobe: buckets that are looked into unless a request says otherwise.
+        storage: of the vectors in the buckets.
+    """
+
+    buckets: Buckets | None = None
+    nprobe: int = 1
+    storage: Storage = "float32"
+
+    @property
+    def approximate(self) -> bool:
+        return self.buckets is not None
+
+
+def make_index(plan: Plan | None, vectors: tf.Variable | None, available: tf.Variable) -> IVF | Scan | None:
+    """The index of a plan, None without one."""
+    if plan is None or vectors is None:
+        return None
+    return IVF(vectors, plan.buckets, plan.storage) if plan.buckets else Scan(vectors, available)
+
+
+def probe_spec(index: IVF | Scan | None) -> list[tf.TensorSpec]:
+    """The further input of a signature that asks an inverted file: a scalar or one a row, as k."""
+    return [tf.TensorSpec(None, tf.int32, name="nprobe")] if isinstance(index, IVF) else []
+
+
+def search(
+    index: IVF | Scan,
+    query: tf.Tensor,
+    dropped: tf.Tensor,
+    count: tf.Tensor,
+    nprobe: tf.Tensor | None,
+    allowed: Allowed | None = None,
+) -> Found:
+    """Asks an index; see :meth:`IVF.search`. Of rows that differ in ``nprobe`` all get the most."""
+    if isinstance(index, Scan):
+        return index.search(query, dropped, count, allowed)
+    assert nprobe is not None
+    with tf.control_dependencies([tf.debugging.assert_positive(nprobe, message="nprobe must be at least 1")]):
+        most = tf.maximum(tf.reduce_max(nprobe), 1)
+    return index.search(query, dropped, count, most, allowed)
+
+
+def or_else(known: tf.Tensor, found: Found, others: Callable[[], Found], count: tf.Tensor) -> Found:
+    """What was found for rows that are ``known`` [B], and the others' [B, count]; computed only if there are any."""
+    found = _wide(found, count)
+
+    def mixed() -> Sequence[tf.Tensor]:
+        return [tf.where(known[:, None], *pair) for pair in zip(found, _wide(others(), count), strict=True)]
+
+    scores, items = tf.cond(tf.reduce_all(known), lambda: list(found), mixed)
+    return scores, items
+
+
+def _wide(found: Found, count: tf.Tensor) -> Found:
+    missing = [[0, 0], [0, count - tf.shape(found[0])[1]]]
+    return tf.pad(found[0], missing, constant_values=LOWEST), tf.pad(found[1], missing)

@@ -1,0 +1,42 @@
+"""What a new version's indexes hold: items leave their buckets and enter the nearest ones with room."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from tfrec.artifact import buckets, ivf, scan
+from tfrec.artifact.blended import moments
+from tfrec.artifact.buckets import Buckets
+from tfrec.artifact.variables import read_variables
+
+_OF = {"item_index": "item_vectors", "text_index": "text_vectors"}
+
+
+def indexes(
+    path: Path, catalogue: Mapping[str, np.ndarray], moved: np.ndarray, delisted: np.ndarray
+) -> dict[str, np.ndarray]:
+    """The variables of a version's indexes over a changed catalogue; none where it has no index.
+
+    Args:
+        path: of the version.
+        catalogue: the new "item_vectors" and "text_vectors".
+        moved: rows that are new, changed or listed again.
+        delisted: rows that may not be found any more.
+    """
+    changed: dict[str, np.ndarray] = {}
+    for index, table in _OF.items():
+        names = [f"{index}/{name}" for name in ("centroids", "items", "columns")]
+        held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
+        if "items" in held:
+            before = Buckets(held["centroids"], held["items"])
+            after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)
+            columns = ivf.columns(catalogue[table], after.items).astype(held["columns"].dtype)
+            changed |= zip(names, (after.centroids, after.items, columns), strict=True)
+        elif "columns" in held:
+            changed[f"{index}/columns"] = scan.columns(catalogue[table])
+    sums = {"blended/item_moments": "item_vectors", "blended/text_moments": "text_vectors"}
+    held = read_variables(path, sums)
+    return changed | {name: moments(catalogue[sums[name]]) for name in held}
