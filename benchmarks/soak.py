@@ -55,6 +55,8 @@ def _part(server: Process, base: Path, count: int) -> int:
     command = [sys.executable, str(Path(__file__).with_name("load.py")), server.target, str(version)]
     flags = ["--model", base.name, "--in-flight", str(IN_FLIGHT), "--count", str(count), "--seconds", str(LONGEST)]
     done = json.loads(subprocess.run([*command, *flags], check=True, capture_output=True).stdout)
+    if server.process.poll() is not None:
+        raise SystemExit(f"the server must live; it ended with {server.process.returncode} after {done}")
     pages = int(Path(f"/proc/{server.process.pid}/statm").read_text(encoding="utf-8").split()[1])
     size = pages * os.sysconf("SC_PAGE_SIZE")
     print(f"{size / 2**20:.1f} MiB after {done}", flush=True)

@@ -11,6 +11,7 @@ import tensorflow as tf
 from tfrec.evaluation.baselines.blend import standardize as numpy_standardize
 from tfrec.evaluation.ranks import Holdout, rank
 from tfrec.models.blend import LINEAR, SPIKY, Blend, standardize
+from tfrec.serving import ServedBlend
 from tfrec.training import blending
 
 ITEMS = 6
@@ -135,6 +136,16 @@ def test_new_items_have_no_neighbours_and_their_own_text() -> None:
     large.texts.assign(np.pad(small.texts.numpy(), [(0, 2), (0, 0)]))
     expected = large(cosine, history).numpy()
     np.testing.assert_allclose(small(cosine, history)[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-5)
+
+
+def test_texts_of_new_items_reach_a_blend_that_shares_those_of_the_catalogue() -> None:
+    texts = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
+    blend = Blend({"text": 1.0}, {"text": 0.9}, 2, text_width=2)
+    blend.build()
+    blend.fill({}, texts, np.zeros(3, np.float32))
+    assert not ServedBlend(blend, texts).keeps_texts
+    assert ServedBlend(blend, texts[:, ::-1]).keeps_texts
+    assert ServedBlend(blend, None).keeps_texts
 
 
 def test_a_saved_blend_gives_equal_scores(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import random
 import threading
@@ -14,14 +15,19 @@ import grpc
 import numpy as np
 import pytest
 from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
 from tensorflow_serving.apis.predict_pb2 import PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tests.half_plus_two import add_version, edit, predict_request, running, write_text
 from tfrec.server import grpc_server
+from tfrec.server.api import Api
 from tfrec.server.grpc_server import Model, start
-from tfrec.server.servable import Servable
+from tfrec.server.http_server import HttpServer
+from tfrec.server.rest import Rest
+from tfrec.server.servable import REGRESS, Servable
 from tfrec.server.tensors import to_array
 
 ARGUMENTS = ["--model_name", "half", "--max_num_load_retries=0", "--file_system_poll_wait_seconds=0.1"]
@@ -40,6 +46,15 @@ def server(half):
     with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
         yield channel
     server.stop(None).wait()
+    manager.close()
+
+
+@pytest.fixture(scope="module")
+def rest(half):
+    manager = Model("half", 1, Servable(half))
+    server = HttpServer(Rest(Api(manager)), "127.0.0.1", 0, 2)
+    yield server.port
+    server.close(5.0)
     manager.close()
 
 
@@ -184,27 +199,66 @@ def test_shapes_that_would_fill_the_memory(server, sizes):
         PredictionServiceStub(server).Predict(request, timeout=20)
 
 
-def fuzz(channel, count, seed):
-    """Sends mutated and random messages to three calls; returns how often each status came back."""
-    random_ = random.Random(seed)
+def seeds():
+    """A valid message for every call that takes one."""
     request = predict_request("half", x=[1.0, 2.0])
     request.output_filter.append("y")
-    seeds = {"Predict": request.SerializeToString()}
-    for name, kind in (("Classify", ClassificationRequest), ("MultiInference", MultiInferenceRequest)):
-        seeds[name] = kind.FromString(b"").SerializeToString() or request.SerializeToString()
-    calls = {name: channel.unary_unary(f"/tensorflow.serving.PredictionService/{name}") for name in seeds}
+    classify, regress, multi = ClassificationRequest(), RegressionRequest(), MultiInferenceRequest()
+    for made, signature in ((classify, "classify"), (regress, "regress")):
+        made.model_spec.name, made.model_spec.signature_name = "half", signature
+    multi.tasks.add(model_spec=regress.model_spec, method_name=REGRESS)
+    for made in (classify, regress, multi):
+        made.input.example_list.examples.add().features.feature["x"].float_list.value.append(1.0)
+    metadata = GetModelMetadataRequest(model_spec=request.model_spec, metadata_field=["signature_def"])
+    messages = {"Predict": request, "Classify": classify, "Regress": regress, "MultiInference": multi}
+    messages["GetModelMetadata"] = metadata
+    return {name: message.SerializeToString() for name, message in messages.items()}
+
+
+def fuzz(channel, count, seed):
+    """Sends mutated and random messages to every call; returns how often each status came back."""
+    random_, valid = random.Random(seed), seeds()
+    calls = {name: channel.unary_unary(f"/tensorflow.serving.PredictionService/{name}") for name in valid}
     codes = Counter()
     for _ in range(count):
-        name = random_.choice(list(seeds))
-        data = bytearray(seeds[name] if random_.random() < 0.8 else random_.randbytes(random_.randrange(60)))
-        for _ in range(random_.randrange(1, 6)):
-            _mutate(data, random_)
+        name = random_.choice(list(valid))
         try:
-            calls[name](bytes(data), timeout=30)
+            calls[name](_mutated(valid[name], random_), timeout=30)
             codes["OK"] += 1
         except grpc.RpcError as error:
             codes[error.code().name] += 1
     return codes
+
+
+BODIES = {
+    "predict": [b'{"instances": [1.0, 2.5, NaN]}', b'{"inputs": {"x": [1, 2e3]}}',
+                b'{"signature_name": "pair", "instances": [{"a": [1], "b": [2]}, {"a": [3], "b": [4]}]}',
+                b'{"signature_name": "texts", "inputs": [{"b64": "YWJj"}, "\xc3\xa9\\u00e9"]}'],
+    "classify": [b'{"signature_name": "classify", "examples": [{"x": 1.0}, {"x": [2.0]}]}'],
+    "regress": [b'{"signature_name": "regress", "context": {"x": 2.0}, "examples": [{}, {"x": 4.0}]}'],
+}  # fmt: skip
+
+
+def fuzz_rest(port, count, seed):
+    """Posts mutated and random bodies; returns how often each status came back, once the answer is read as JSON."""
+    random_, statuses = random.Random(seed), Counter()
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+    for _ in range(count):
+        method = random_.choice(list(BODIES))
+        connection.request("POST", f"/v1/models/half:{method}", _mutated(random_.choice(BODIES[method]), random_))
+        response = connection.getresponse()
+        answer = json.loads(response.read().decode("utf-8", "replace"))
+        assert ("error" in answer) == (response.status != 200), answer
+        statuses[response.status] += 1
+    connection.close()
+    return statuses
+
+
+def _mutated(valid, random_):
+    data = bytearray(valid if random_.random() < 0.8 else random_.randbytes(random_.randrange(60)))
+    for _ in range(random_.randrange(1, 6)):
+        _mutate(data, random_)
+    return bytes(data)
 
 
 def _mutate(data, random_):
@@ -226,13 +280,25 @@ def check_fuzz(channel, count):
     assert ask(PredictionServiceStub(channel)) == (1, 3.0)
 
 
-def test_fuzzed_messages_are_all_answered(server):
-    check_fuzz(server, 1500)
+def check_fuzz_rest(port, count):
+    statuses = fuzz_rest(port, count, seed=6)
+    assert sum(statuses.values()) == count
+    assert statuses[200] and statuses[400] and statuses.keys() <= {200, 400, 404, 501}
+
+
+def test_fuzzed_messages_are_all_answered(server, rest):
+    check_fuzz(server, 700)
+    check_fuzz_rest(rest, 700)
 
 
 @pytest.mark.slow
 def test_a_hundred_thousand_fuzzed_messages_are_all_answered(server):
     check_fuzz(server, 100_000)
+
+
+@pytest.mark.slow
+def test_a_hundred_thousand_fuzzed_bodies_are_all_answered(rest):
+    check_fuzz_rest(rest, 100_000)
 
 
 def test_responses_of_valid_requests_survive_the_wire(server):

@@ -117,6 +117,20 @@ def test_policies(manager, base, half):
     assert answer(manager)[0] == 1
 
 
+def test_a_config_whose_labels_are_refused_loads_nothing(manager, base, half):
+    add_version(base, 2, half)
+    manager.reload(config(base, [1]))
+    settle(manager, [(1, AVAILABLE)])
+    code, text = refused(manager.reload, config(base, [1, 2], {"stable": 2}))
+    assert code == "FAILED_PRECONDITION" and "assign label to version 2" in text
+    manager.poll()
+    assert states(manager) == [(1, AVAILABLE)]
+    manager.reload(config(base, [1, 2]))
+    settle(manager, [(2, AVAILABLE), (1, AVAILABLE)])
+    manager.reload(config(base, [1, 2], {"stable": 2}))
+    assert answer(manager, spec(label="stable")) == (2, 3.0)
+
+
 @pytest.mark.parametrize("damage", ["empty", "cut", "no variables", "bad record", "failing record"])
 def test_a_broken_version_leaves_the_old_one_serving(manager, base, half, tmp_path, damage):
     manager.reload(config(base))

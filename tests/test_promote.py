@@ -48,7 +48,7 @@ def test_a_version_is_pinned_and_unpinned(exports: Path, file: Path) -> None:
     promote(file, exports, 10)
     assert served(file) == [10]
     assert entry(file).base_path == str(exports)
-    assert [rollback(file, exports), rollback(file, exports)] == [2, 1]
+    assert [rollback(file, exports), rollback(file, exports)] == [(2, True), (1, True)]
     assert served(file) == [1]
     with pytest.raises(ServerError, match=r"needs a published version below 1"):
         rollback(file, exports)
@@ -56,19 +56,22 @@ def test_a_version_is_pinned_and_unpinned(exports: Path, file: Path) -> None:
 
 
 def test_a_label_moves_and_what_it_meant_stays_loaded(exports: Path, file: Path) -> None:
-    promote(file, exports, 1, "stable")
-    promote(file, exports, 10, "stable")
+    assert promote(file, exports, 1, "stable")
+    assert not promote(file, exports, 10, "stable")  # a server refuses the label before it has loaded 10
+    assert dict(entry(file).version_labels) == {"stable": 1}
+    assert served(file) == [1, 10]
+    assert promote(file, exports, 10, "stable")
     assert dict(entry(file).version_labels) == {"stable": 10}
     assert served(file) == [1, 10]
     # 2 is below 10 too, but 1 is what was served before.
-    assert rollback(file, exports, "stable") == 1
+    assert rollback(file, exports, "stable") == (1, True)
     assert dict(entry(file).version_labels) == {"stable": 1}
     assert served(file) == [1, 10]
 
 
 def test_labels_do_not_disturb_each_other(exports: Path, file: Path) -> None:
     promote(file, exports, 2, "stable")
-    promote(file, exports, 10, "canary")
+    assert [promote(file, exports, 10, "canary") for _ in range(2)] == [False, True]
     assert dict(entry(file).version_labels) == {"stable": 2, "canary": 10}
     assert served(file) == [2, 10]
     with pytest.raises(ServerError, match="a label must be named"):
@@ -104,5 +107,15 @@ def test_by_the_command_line(exports: Path, file: Path, capsys: pytest.CaptureFi
     assert cli.main(["rollback", *words]) == 1
     assert "No such file" in capsys.readouterr().err
     assert cli.main(["promote", str(exports), "10", *words[1:]]) == 0
+    assert cli.main(["rollback", *words]) == 75
+    out, err = capsys.readouterr()
+    assert out.split() == ["10"] and "loads version 2 first; run this again" in err
+    assert served(file) == [2, 10]
     assert cli.main(["rollback", *words]) == 0
-    assert capsys.readouterr().out.split() == ["10", "2"]
+    assert capsys.readouterr().out.split() == ["2"]
+
+
+def test_a_server_that_cannot_be_told(exports: Path, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["promote", str(exports), "2", "--config", str(file), "--server", "127.0.0.1:9", "--timeout", "5"]
+    assert cli.main(words) == 1
+    assert "127.0.0.1:9 must accept" in capsys.readouterr().err

@@ -318,6 +318,7 @@ def test_the_role_available_delists(
 ) -> None:
     card = read_card(shop_export / "1")
     card["settings"]["data"]["roles"]["available"] = "in_stock"
+    card["blend_keeps_texts"] = True
     (shop_export / "1" / CARD).write_text(json.dumps(card), encoding="utf-8")
     rows = [row | {"in_stock": flag} for row, flag in zip(new_rows(), ("no", "perhaps"), strict=True)]
     assert cli.main(["reindex", str(shop_export), tables.write(tmp_path / "new.csv", rows)]) == 0
@@ -325,6 +326,7 @@ def test_the_role_available_delists(
     assert "that the model does not read: shelf\n" in printed
     assert "items whose in_stock is neither yes nor no, taken as yes: 1\n" in printed
     assert "1 added, 0 changed, 1 unchanged, 0 delisted" in printed
+    assert "the blend compares texts as the export had them" in printed
     available = read_variables(shop_export / "2", ["item_ids", "available"])
     assert not available["available"][available["item_ids"].tolist().index(b"tool-77")]
     assert available["available"].sum() == card["items"]

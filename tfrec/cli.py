@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from tfrec import config as settings
 from tfrec.errors import ArtifactError, ConfigError, RestartError, TfrecError
 from tfrec.startup import import_tensorflow
 
+_AGAIN = 75  # saved, run again
 _MOST = 2**31 - 1  # k is an int32 in every signature
 _TRACE = re.compile(r"\s*($|\[\[|File \"|Graph execution error:|Detected at node|\d+ root error)")
 STAGES = {
@@ -153,6 +154,8 @@ def _life_commands(commands: Any) -> None:
     for command in (promote, rollback):
         command.add_argument("--config", required=True, metavar="FILE", type=Path, help="the model config file")
         command.add_argument("--label", default="", metavar="NAME", help="what clients ask for, as stable")
+        command.add_argument("--server", metavar="HOST:PORT", help="a running server to be told, by its gRPC")
+        command.add_argument("--timeout", type=_seconds, default=300.0, metavar="SECONDS", help="until it has loaded")
 
 
 def _query_command(commands: Any) -> None:
@@ -280,19 +283,40 @@ def _reindex(arguments: argparse.Namespace) -> int:
 
 
 def _promote(arguments: argparse.Namespace) -> int:
-    import_tensorflow()
-    from tfrec.server import promote
+    def point() -> tuple[int, bool]:
+        from tfrec.server.promote import promote
 
-    promote.promote(arguments.config, arguments.export, arguments.version, arguments.label)
-    print(arguments.version)
-    return 0
+        return arguments.version, promote(arguments.config, arguments.export, arguments.version, arguments.label)
+
+    return _move(arguments, point)
 
 
 def _rollback(arguments: argparse.Namespace) -> int:
-    import_tensorflow()
-    from tfrec.server import promote
+    def point() -> tuple[int, bool]:
+        from tfrec.server.promote import rollback
 
-    print(promote.rollback(arguments.config, arguments.export, arguments.label))
+        return rollback(arguments.config, arguments.export, arguments.label)
+
+    return _move(arguments, point)
+
+
+def _move(arguments: argparse.Namespace, point: Callable[[], tuple[int, bool]]) -> int:
+    """Changes the model config and tells the server; twice where a version must be loaded before its label moves."""
+    import_tensorflow()
+    version, done = point()
+    if arguments.server:
+        from tfrec.server.live import reload
+
+        tell = (arguments.server, arguments.config, arguments.export.resolve().name, version, arguments.timeout)
+        reload(*tell)
+        if not done:
+            _, done = point()
+            reload(*tell)
+    if not done:
+        text = f"{arguments.config} loads version {version} first; run this again once the server has loaded it"
+        print(f"tfrec: {text}, or name it with --server", file=sys.stderr)
+        return _AGAIN
+    print(version)
     return 0
 
 

@@ -51,6 +51,8 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
     card = artifacts.read_card(published)
     counts = card["reindexed"]
     say(", ".join(f"{counts[name]:,} {name}" for name in ("added", "changed", "unchanged", "delisted")))
+    if counts["added"] + counts["changed"] and card.get("blend_keeps_texts"):
+        say("the blend compares texts as the export had them: it knows none of new and changed items before the next")
     say(card["gate"]["reason"])
     return published
 

@@ -361,6 +361,7 @@ Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden
 def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     model = run.model()
     parts = serving.make_parts(run, model)
+    card["blend_keeps_texts"] = isinstance(parts.blend, serving.ServedBlend) and parts.blend.keeps_texts
     if run.config.cascade.candidates:
         return _cascade_parts(run, parts)
     parts, indexes = serving.plan_indexes(run, model, parts)

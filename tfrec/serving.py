@@ -116,10 +116,14 @@ class ServedBlend:
         replaced = self._blend.texts if self._shares_texts else None
         return [variable.value for variable in self._blend.variables if variable is not replaced]
 
+    @property
+    def keeps_texts(self) -> bool:
+        """Whether it compares texts of its own, among which there are none of new items."""
+        return "text" in self._blend.weight_of and not self._shares_texts
+
     def at_items(self) -> BlendAt:
         """The same at chosen items."""
-        own_texts = "text" in self._blend.weight_of and not self._shares_texts
-        return BlendAt(self._blend, moments(np.asarray(self._blend.texts)) if own_texts else None)
+        return BlendAt(self._blend, moments(np.asarray(self._blend.texts)) if self.keeps_texts else None)
 
     def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)

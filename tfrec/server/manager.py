@@ -52,7 +52,8 @@ class Manager:
 
     def __init__(self, loading: Loading | None = None):
         self._loading = loading or Loading()
-        self._config = ModelServerConfig()
+        self._config = ModelServerConfig()  # the last that was asked for
+        self._sources = ModelServerConfig()  # whose folders are looked at: the last whose labels were accepted
         self._labels: Labels = {}
         self._managed: dict[str, dict[int, Version]] = {}
         self._seen: dict[str, dict[int, Version]] = {}
@@ -116,18 +117,19 @@ class Manager:
             RequestError: the configuration is refused, or a new model cannot be loaded.
         """
         with self._reloading:
-            old = {model.name for model in self._config.model_config_list.config}
+            old = {model.name for model in self._sources.model_config_list.config}
             check_transition(self._config, config)
             if not config.WhichOneof("config"):
                 return
             self._config = config
             self._labels = self._checked_labels(config)
+            self._sources = config
             self.poll()
             self._await({model.name for model in config.model_config_list.config} - old, waiting)
 
     def poll(self) -> None:
         """Looks at the folders once, and starts what they and the configuration ask for."""
-        models = {model.name: model for model in self._config.model_config_list.config}
+        models = {model.name: model for model in self._sources.model_config_list.config}
         with self._changed:
             for name in self._managed.keys() - models.keys():
                 self._want(name, {})
@@ -142,7 +144,7 @@ class Manager:
         """Unloads everything; requests must have ended."""
         with self._changed:
             self._closed.set()
-            self._config = ModelServerConfig()
+            self._sources = ModelServerConfig()
             for name in list(self._managed):
                 self._want(name, {})
         self._pool.shutdown()

@@ -16,16 +16,21 @@ from tfrec.server.config import read_config
 from tfrec.server.versions import version_folders
 
 
-def promote(file: Path, folder: Path, version: int, label: str = "") -> None:
+def promote(file: Path, folder: Path, version: int, label: str = "") -> bool:
     """Makes a version the one that is served, or the one that a label means.
 
-    With a label, the version that it meant before stays loaded, so that a rollback is instant.
+    With a label, the version that it meant before stays loaded, so that a rollback is instant. A running server refuses
+    a label on a version that it has not loaded: one that the file does not load yet is added to those that it does.
 
     Args:
         file: the model config file; made when absent.
         folder: exports/<model>; its name is the model's.
         version: a published one.
         label: "" = the version that requests without version get.
+
+    Returns:
+        whether that is done; otherwise the label stays where it was until the same is asked again, once the server has
+        loaded the version.
 
     Raises:
         ServerError: the version is not published, the file cannot be used, or labels are in use and none is named.
@@ -35,11 +40,12 @@ def promote(file: Path, folder: Path, version: int, label: str = "") -> None:
         raise ServerError(f"a version that is promoted must be one of {published} in {folder}", version)
     config = read_config(file) if file.exists() else ModelServerConfig()
     model = _model(config, file, folder)
-    _point(model, version, label)
+    done = _point(model, version, label)
     _write(file, config)
+    return done
 
 
-def rollback(file: Path, folder: Path, label: str = "") -> int:
+def rollback(file: Path, folder: Path, label: str = "") -> tuple[int, bool]:
     """Goes back to the version before: the highest below the current one that is loaded, else published.
 
     Args:
@@ -48,7 +54,7 @@ def rollback(file: Path, folder: Path, label: str = "") -> int:
         label: "" = the version that requests without version get.
 
     Returns:
-        the version that is served now.
+        the version before, and whether it is served now, as for promote.
 
     Raises:
         ServerError: there is none, or the file cannot be used.
@@ -62,9 +68,9 @@ def rollback(file: Path, folder: Path, label: str = "") -> int:
     if not lower:
         raise ServerError(f"a rollback needs a published version below {current} in {folder}", published)
     version = max(loaded or lower)
-    _point(model, version, label)
+    done = _point(model, version, label)
     _write(file, config)
-    return version
+    return version, done
 
 
 def _published(folder: Path) -> list[int]:
@@ -92,15 +98,16 @@ def _current(model: ModelConfig, published: list[int], label: str) -> int:
     return max(versions, default=0)
 
 
-def _point(model: ModelConfig, version: int, label: str) -> None:
-    labels = dict(model.version_labels)
+def _point(model: ModelConfig, version: int, label: str) -> bool:
+    labels, loaded = dict(model.version_labels), model.model_version_policy.specific.versions
     if labels and not label:
         raise ServerError("a label must be named where a config has labels", sorted(labels), "Add --label")
-    kept = {version}
-    if label:
-        kept |= {*labels.values()}
+    done = not label or version in loaded or not (labels or loaded)
+    kept = {version, *(labels.values() if label else ()), *(() if done else loaded)}
+    if label and done:
         model.version_labels[label] = version
-    model.model_version_policy.specific.versions[:] = sorted(kept)
+    loaded[:] = sorted(kept)
+    return done
 
 
 def _write(file: Path, config: ModelServerConfig) -> None:
