@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
 from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog, PredictLog
 
 from tfrec.errors import ArtifactError
@@ -20,12 +19,16 @@ WARMUP = "assets.extra/tf_serving_warmup_requests"
 _MAX_WARMUP = 1000  # TensorFlow Serving refuses to load a model with more
 
 
-def write_golden(path: Path, requests: Iterable[tuple[str, Mapping[str, np.ndarray]]], model: str = "default") -> None:
+Request = tuple[str, Mapping[str, np.ndarray]]
+
+
+def write_golden(path: Path, requests: Iterable[Request | PredictLog], model: str = "default") -> None:
     """Runs requests as TensorFlow Serving would and writes both files into the SavedModel's folder.
 
     Args:
         path: the SavedModel's folder.
-        requests: pairs of a signature's name and its inputs (strings: object arrays of bytes).
+        requests: pairs of a signature's name and its inputs (strings: object arrays of bytes); one with its answer, for
+            which nothing is run, as a log.
         model: name of the model in the requests.
 
     Raises:
@@ -33,11 +36,11 @@ def write_golden(path: Path, requests: Iterable[tuple[str, Mapping[str, np.ndarr
     """
     servable = Servable(path)
     try:
-        logs = [_answered(servable, model, signature, inputs) for signature, inputs in requests]
+        logs = [r if isinstance(r, PredictLog) else answered(model, r, servable.run(*r)) for r in requests]
     finally:
         servable.close()
-    warmups = [PredictionLog(predict_log=PredictLog(request=log.predict_log.request)) for log in logs]
-    _write(path / GOLDEN, logs)
+    warmups = [PredictionLog(predict_log=PredictLog(request=log.request)) for log in logs]
+    _write(path / GOLDEN, [PredictionLog(predict_log=log) for log in logs])
     _write(path / WARMUP, warmups[:_MAX_WARMUP])
 
 
@@ -57,15 +60,17 @@ def read_golden(path: Path) -> list[PredictLog]:
         raise ArtifactError(f"{file} must be a TFRecord of PredictionLog", str(error), "Export it again") from error
 
 
-def _answered(servable: Servable, model: str, signature: str, inputs: Mapping[str, np.ndarray]) -> PredictionLog:
-    request, response = PredictRequest(), PredictResponse()
-    request.model_spec.name, request.model_spec.signature_name = model, signature
+def answered(model: str, asked: Request, outputs: Mapping[str, np.ndarray]) -> PredictLog:
+    """The log of a request with its answer."""
+    signature, inputs = asked
+    log = PredictLog()
+    log.request.model_spec.name, log.request.model_spec.signature_name = model, signature
+    log.response.model_spec.CopyFrom(log.request.model_spec)
     for alias, value in inputs.items():
-        request.inputs[alias].CopyFrom(to_proto(value))
-    response.model_spec.CopyFrom(request.model_spec)
-    for alias, value in servable.run(signature, inputs).items():
-        response.outputs[alias].CopyFrom(to_proto(value))
-    return PredictionLog(predict_log=PredictLog(request=request, response=response))
+        log.request.inputs[alias].CopyFrom(to_proto(value))
+    for alias, value in outputs.items():
+        log.response.outputs[alias].CopyFrom(to_proto(value))
+    return log
 
 
 def _write(file: Path, logs: list[PredictionLog]) -> None:
