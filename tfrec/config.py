@@ -49,6 +49,9 @@ class Data(Section):
     interactions: str | None = Field(default=None, description="path or glob: Parquet, CSV or JSONL")
     items: str | None = Field(default=None, description="path or glob")
     users: str | None = Field(default=None, description="path or glob")
+    backend: Literal["duckdb", "spark"] = Field(
+        default="duckdb", description="what prepares tables; spark reads Parquet and needs pip install tfrec[spark]"
+    )
     roles: Roles = Roles()
     split: Split = Split()
     min_user_interactions: int = Field(default=1, ge=1)
@@ -60,6 +63,8 @@ class Data(Section):
             raise ValueError('source "tables" needs data.interactions, a path or glob')
         if self.source != "tables" and (self.interactions or self.items or self.users):
             raise ValueError('data.interactions, items and users go with source = "tables"')
+        if self.source != "tables" and self.backend == "spark":
+            raise ValueError('data.backend = "spark" goes with source = "tables"')
         return self
 
 
