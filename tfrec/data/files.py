@@ -153,10 +153,12 @@ def as_text(column: ir.Column, separator: str = " ") -> ir.StringValue:
     if kind.is_string():
         return column
     if kind.is_array():
-        return column.cast("array<string>").join(separator)
+        joined = column.cast("array<string>").join(separator)
+        return ibis.ifelse(column.length() == 0, "", joined)  # which Spark takes for null
     if kind.is_floating():
-        whole = (column == column.floor()) & (column.abs() < 2**53)
-        text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
+        integer = column.try_cast("int64")  # null of what is not finite, where floor() fails
+        whole = (column == integer.cast("float64")) & (column.abs() < 2**53)
+        text = ibis.ifelse(whole, integer.cast("string"), column.cast("string"))
         return ibis.ifelse(column.isnan(), ibis.null("string"), text)
     return column.cast("string")
 
