@@ -113,7 +113,9 @@ def _is_damaged(path: str) -> bool:
 
 def _engine_errors() -> tuple[type[Exception], ...]:
     loaded = sys.modules.get("pyspark.errors")  # importing it would be a cost to those who do not use it
-    return (duckdb.Error, loaded.PySparkException) if loaded else (duckdb.Error,)
+    if loaded is None:
+        return (duckdb.Error,)
+    return duckdb.Error, loaded.PySparkException, sys.modules["py4j.protocol"].Py4JError
 
 
 def require(table: ir.Table, columns: Iterable[str], what: str) -> None:
@@ -158,8 +160,9 @@ def as_text(column: ir.Column, separator: str = " ") -> ir.StringValue:
     if kind.is_floating():
         integer = column.try_cast("int64")  # null of what is not finite, where floor() fails
         whole = (column == integer.cast("float64")) & (column.abs() < 2**53)
-        text = ibis.ifelse(whole, integer.cast("string"), column.cast("string"))
-        return ibis.ifelse(column.isnan(), ibis.null("string"), text)
+        # DuckDB 2.0 takes isnan() for false where Parquet's statistics, which leave NaN out, are finite.
+        number = column.cast("string").nullif("nan").nullif("NaN")
+        return ibis.ifelse(whole, integer.cast("string"), number)
     return column.cast("string")
 
 

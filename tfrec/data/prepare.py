@@ -197,6 +197,7 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
 def _write_events(events: ir.Table, store: Store, path: Path) -> list[str]:
     if TIME in events.columns:
         events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
+    events = events.mutate(split=events.split.cast("int8"))  # Spark's is wider
     named = [name for name in EVENT_COLUMNS if name in events.columns]
     columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
     rows = events.order_by("user", *splits.ordering(events)).select(columns)
