@@ -203,6 +203,11 @@ class Train(Section):
     memory: float = Field(
         default=4.0, gt=0, description="GiB that events may take; more are read from Parquet, and users are sampled"
     )
+    data_service: str | None = Field(
+        default=None,
+        pattern=r"^grpc://.+:[0-9]+$",
+        description="grpc://host:port of a tf.data service with one worker that makes the batches of events in memory",
+    )
     tensorboard: bool = False
     init_from: str | None = Field(default=None, description="a run folder to warm-start from")
 
