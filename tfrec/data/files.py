@@ -22,7 +22,7 @@ from tfrec.errors import DataError, TfrecError
 
 ORDER = "_order"  # int64: place of a row in its files, files in name order
 TIME = "_time"  # int64: microseconds since 1970 in UTC, null when it cannot be read
-MEMORY = "440MB"  # of DuckDB's buffers; what does not fit goes to disk
+MEMORY = "400MB"  # of DuckDB's buffers; what does not fit goes to disk
 
 _FORMATS = {"parquet": "parquet", "pq": "parquet", "csv": "csv", "tsv": "csv", "jsonl": "jsonl", "ndjson": "jsonl"}
 _LATEST = 1e11  # epoch seconds beyond the year 5000 are milliseconds by mistake
