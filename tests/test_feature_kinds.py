@@ -167,3 +167,12 @@ def test_statistics_with_buckets_come_back_and_old_ones_are_read(tmp_path: Path)
 def test_settings_that_do_not_fit_a_kind_are_refused(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         Feature(**{"name": "x", "side": "item", **change})
+
+
+def test_rare_values_share_the_row_of_the_unknown() -> None:
+    brand = Feature(name="brand", side="item", kind="categorical", min_count=2)
+    schema, raw = Schema(features=(brand,)), {"brand": strings("a", "b", "a", "c", "b", "b")}
+    statistics = fit(schema, "item", raw, np.ones(6, int))
+    assert statistics.vocabularies["brand"] == ["b", "a"]
+    features = Preprocessor(schema, [], [], statistics).features("item", raw)
+    assert features["brand"].numpy()[:, 0].tolist() == [2, 1, 2, 0, 1, 1]

@@ -14,8 +14,9 @@ import world
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.config import IdTable, validate
+from tfrec.config import validate
 from tfrec.errors import ConfigError
+from tfrec.id_table import IdTable
 from tfrec.models.id_tables import CompositionalEmbedding, FrequentEmbedding, HashedEmbedding, id_embedding
 from tfrec.training import retrieval
 

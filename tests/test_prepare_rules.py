@@ -7,12 +7,15 @@ import os
 from pathlib import Path
 
 import duckdb
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from test_prepare import THREE, configure, event, run, triples
 
 from tfrec.config import validate
 from tfrec.data import files
-from tfrec.data.prepare import load, settings
+from tfrec.data.prepare import load, prepare, settings
 from tfrec.errors import DataError, TfrecError
 
 LATE_USERS = "valid and test interactions of users that train lacks"
@@ -160,3 +163,26 @@ def test_a_full_disk_does_not_blame_the_file() -> None:
 def test_a_file_that_is_not_there_is_still_blamed(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"orders\.parquet must be readable"), files.reading("orders.parquet"):
         duckdb.connect().execute(f"SELECT * FROM '{tmp_path}/orders.parquet'")
+
+
+@pytest.mark.parametrize("damage", ["no footer", "cut", "a page"])
+@pytest.mark.parametrize("broken", ["part-1", "items"])
+def test_the_damaged_one_of_many_parquet_files_is_named(tmp_path: Path, broken: str, damage: str) -> None:
+    random = np.random.default_rng(0)
+    for name in ("part-0", "part-1", "part-2", "items"):
+        ids = {"item_id": [f"i{x}" for x in random.integers(0, 10**6, 2_000)]}
+        users = {} if name == "items" else {"user_id": [f"u{x}" for x in random.integers(0, 300, 2_000)]}
+        pq.write_table(pa.table(users | ids), tmp_path / f"{name}.parquet", compression="snappy")
+    path = tmp_path / f"{broken}.parquet"
+    whole = path.read_bytes()
+    page = whole[:300] + bytes(200) + whole[500:]  # a length that no longer fits
+    path.write_bytes({"no footer": whole[:-8], "cut": whole[: len(whole) // 2], "a page": page}[damage])
+    data = {
+        "source": "tables",
+        "interactions": str(tmp_path / "part-*.parquet"),
+        "items": str(tmp_path / "items.parquet"),
+    }
+    config = validate({"run": {"name": "test"}, "model": {"text": "none"}, "data": data})
+    with pytest.raises(DataError, match=rf"{broken}\.parquet must be readable"):
+        prepare(config, tmp_path / "prepared")
+    assert not (tmp_path / "prepared").exists()

@@ -40,6 +40,8 @@ def test_an_item_is_embedded_from_its_text_and_features_each_column_once() -> No
         ({"max_values": 0}, "greater than or equal to 1"),
         ({"max_values": 2}, "max_values above 1 needs a separator"),
         ({"max_vocabulary": 0}, "greater than or equal to 1"),
+        ({"kind": "numeric", "min_count": 2}, "min_count goes with"),
+        ({"hash_rows": 9, "min_count": 2}, "min_count goes with"),
         ({"kind": "numeric", "separator": ","}, "a number is not split"),
         ({"vocabulary": 3}, "Extra inputs are not permitted"),
     ],

@@ -346,3 +346,10 @@ def test_every_public_set_states_its_origin_and_terms() -> None:
         assert "Source:" in source.__doc__
         assert "doi:" in source.__doc__
         assert "licence" in source.__doc__.lower() or "research use" in source.__doc__
+
+
+def test_not_a_number_is_no_id_whatever_the_statistics_of_the_file_say(tmp_path: Path) -> None:
+    ids = {"user_id": [1.0, float("nan"), 2.5, None], "item_id": [7.0, 8.0, float("nan"), float("nan")]}
+    pq.write_table(pa.table(ids), tmp_path / "a.parquet")
+    found = interactions(tmp_path / "a.parquet")
+    assert [(row["user_id"], row["item_id"]) for row in found] == [("1", "7"), (None, "8"), ("2.5", None), (None, None)]

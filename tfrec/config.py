@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import tomllib
 from collections.abc import Iterable
@@ -13,7 +12,9 @@ from pydantic import Field, ValidationError, model_validator
 
 from tfrec import ranker_config
 from tfrec.errors import ConfigError
-from tfrec.ranker_config import Cascade, Ranker, Task
+from tfrec.id_table import IdTable
+from tfrec.ranker_config import Cascade, Ranker
+from tfrec.refusals import explain
 from tfrec.schema import Column, Feature, Schema
 from tfrec.search_space import Tune
 from tfrec.section import Section
@@ -48,6 +49,9 @@ class Data(Section):
     interactions: str | None = Field(default=None, description="path or glob: Parquet, CSV or JSONL")
     items: str | None = Field(default=None, description="path or glob")
     users: str | None = Field(default=None, description="path or glob")
+    backend: Literal["duckdb", "spark"] = Field(
+        default="duckdb", description="what prepares tables; spark reads Parquet and needs pip install tfrec[spark]"
+    )
     roles: Roles = Roles()
     split: Split = Split()
     min_user_interactions: int = Field(default=1, ge=1)
@@ -59,6 +63,8 @@ class Data(Section):
             raise ValueError('source "tables" needs data.interactions, a path or glob')
         if self.source != "tables" and (self.interactions or self.items or self.users):
             raise ValueError('data.interactions, items and users go with source = "tables"')
+        if self.source != "tables" and self.backend == "spark":
+            raise ValueError('data.backend = "spark" goes with source = "tables"')
         return self
 
 
@@ -94,25 +100,6 @@ class Features(Section):
     @property
     def schema_(self) -> Schema:
         return Schema(features=self.columns, text=self.text.columns)
-
-
-class IdTable(Section):
-    """How many rows the ids of one side get."""
-
-    kind: Literal["full", "hashed", "compositional"] = Field(
-        default="full", description="a row an id, the sum of rows that hashes pick, or a product of two small tables"
-    )
-    rows: int = Field(default=0, ge=0, description="hashed, compositional: rows of the (larger) table")
-    hashes: int = Field(default=2, ge=1, le=8, description="hashed: rows that are added")
-    min_count: int = Field(default=1, ge=1, description="full: ids with fewer train events share a row")
-
-    @model_validator(mode="after")
-    def _rows_are_meant(self) -> IdTable:
-        if bool(self.rows) != (self.kind != "full"):
-            raise ValueError('rows goes with kind = "hashed" or "compositional", and they need it')
-        if self.min_count > 1 and self.kind != "full":
-            raise ValueError('min_count goes with kind = "full"')
-        return self
 
 
 class Model(Section):
@@ -202,6 +189,11 @@ class Train(Section):
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
     memory: float = Field(
         default=4.0, gt=0, description="GiB that events may take; more are read from Parquet, and users are sampled"
+    )
+    data_service: str | None = Field(
+        default=None,
+        pattern=r"^grpc://.+:[0-9]+$",
+        description="grpc://host:port of a tf.data service with one worker that makes the batches of events in memory",
     )
     tensorboard: bool = False
     init_from: str | None = Field(default=None, description="a run folder to warm-start from")
@@ -384,7 +376,7 @@ def validate(tree: dict[str, Any]) -> Config:
         # Strict Python mode refuses lists for tuples; strict JSON mode takes them.
         return Config.model_validate_json(json.dumps(tree, default=str))
     except ValidationError as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain(error, Config)) from error
 
 
 def _apply(tree: dict[str, Any], override: str) -> None:
@@ -418,31 +410,3 @@ def _annotation(keys: Iterable[str]) -> Any:
             return None
         found = field.annotation
     return found
-
-
-def _explain(error: ValidationError) -> str:
-    return "; ".join(_explain_one(detail) for detail in error.errors())
-
-
-def _explain_one(detail: Any) -> str:
-    place = ".".join(str(part) for part in detail["loc"])
-    if detail["type"] == "extra_forbidden":
-        known = _known_keys(detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1, cutoff=0.0)
-        return f"{place} is not a setting; the nearest is {near[0]}" if near else f"{place} is not a setting"
-    if detail["type"] == "missing":
-        return f"{place} must be set"
-    message = detail["msg"].removeprefix("Value error, ")
-    if not detail["loc"] or isinstance(detail["input"], dict):
-        return f"{place}: {message}" if place else message
-    return f"{place}: {message}; got {detail['input']!r}"
-
-
-def _known_keys(loc: tuple[Any, ...]) -> list[str]:
-    model: Any = Config
-    for part in loc:
-        if isinstance(part, int):
-            model = Task if loc[0] == "ranker" else Feature
-        elif hasattr(model, "model_fields") and part in model.model_fields:
-            model = model.model_fields[part].annotation
-    return list(getattr(model, "model_fields", {}))

@@ -69,6 +69,8 @@ class Feature(BaseModel):
         for name, kind in own.items():
             if getattr(self, name) and self.kind != kind:
                 raise ValueError(f'feature {self.name}: {name} goes with kind = "{kind}"')
+        if self.min_count > 1 and (self.kind != "categorical" or self.hash_rows):
+            raise ValueError(f'feature {self.name}: min_count goes with kind = "categorical" and a vocabulary')
         if self.kind == "vector" and not (self.width and not self.separator):
             raise ValueError(f"feature {self.name}: a vector needs a width, and no separator")
         if self.log and self.buckets:

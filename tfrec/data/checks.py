@@ -53,7 +53,9 @@ def drop_unusable(interactions: ir.Table, problems: Problems) -> tuple[ir.Table,
     [found] = interactions.aggregate(**sums, _all=interactions.count()).to_pyarrow().to_pylist()
     for i, name in enumerate(rules):
         count(problems, name, found[f"_{i}"] or 0)
-    return interactions.filter(~(no_user | no_item | no_time)), found["_all"]
+    # A filter makes every later step read every column that it asks.
+    all_usable = not any(found[f"_{i}"] for i in range(len(rules)))
+    return interactions if all_usable else interactions.filter(~(no_user | no_item | no_time)), found["_all"]
 
 
 def unique_rows(table: ir.Table, key: str, what: str, problems: Problems) -> ir.Table:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import glob
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import duckdb
 import ibis
 import ibis.expr.datatypes as dt
 import ibis.expr.types as ir
+import pyarrow as pa
+import pyarrow.parquet as pq
 from ibis.backends.duckdb import Backend
 
+from tfrec.data import spark
 from tfrec.errors import DataError, TfrecError
 
 ORDER = "_order"  # int64: place of a row in its files, files in name order
@@ -29,14 +34,21 @@ def epoch_us(moment) -> int:  # type: ignore[no-untyped-def, empty-body]
     """DuckDB's microseconds since 1970: Ibis itself has whole seconds only."""
 
 
-def connect() -> Backend:
-    """An in-process DuckDB with bounded memory, whose dates without a zone are UTC."""
+@ibis.udf.scalar.builtin
+def unix_micros(moment) -> int:  # type: ignore[no-untyped-def, empty-body]
+    """Spark's."""
+
+
+def connect(backend: str = "duckdb") -> Any:
+    """An in-process DuckDB with bounded memory, or Spark; dates without a zone are UTC."""
+    if backend == "spark":
+        return spark.connect()
     connection = ibis.duckdb.connect(memory_limit=MEMORY)
     connection.raw_sql("SET TimeZone = 'UTC'")
     return connection
 
 
-def read(connection: Backend, pattern: str) -> ir.Table:
+def read(connection: Any, pattern: str) -> ir.Table:
     """The rows of the files that a path or glob names, with their order in the column ``_order``.
 
     Args:
@@ -47,6 +59,11 @@ def read(connection: Backend, pattern: str) -> ir.Table:
         DataError: no file, an unknown or mixed format, or a file that cannot be read.
     """
     paths, kind = _paths(pattern), format_of(pattern)
+    if connection.name == "pyspark":
+        if kind != "parquet":
+            raise DataError('data.backend = "spark" reads Parquet files, whose rows have places', pattern)
+        with reading(pattern):
+            return spark.read(connection, [str(Path(path).absolute()) for path in paths], ORDER)
     with reading(pattern):
         match kind:
             case "parquet":
@@ -60,8 +77,11 @@ def read(connection: Backend, pattern: str) -> ir.Table:
 
 
 @contextmanager
-def reading(what: str) -> Iterator[None]:
-    """Turns DuckDB's complaint about a file into a DataError that names it.
+def reading(*patterns: str) -> Iterator[None]:
+    """Turns the backend's complaint about a file into a DataError that names it.
+
+    Args:
+        patterns: of the files that are read; a damaged Parquet file among them is looked for.
 
     Raises:
         DataError: a file cannot be read.
@@ -69,12 +89,33 @@ def reading(what: str) -> Iterator[None]:
     """
     try:
         yield
-    except duckdb.Error as error:
+    except _engine_errors() as error:
         lines = str(error).strip().splitlines()
         if _is_out_of_space(error):
             advice = f"DuckDB may use {MEMORY} of memory and puts the rest beside the results: make room there"
             raise TfrecError("preparing tables must have enough memory and disk", lines[0], advice) from error
+        what = next((path for pattern in patterns for path in matched(pattern) if _is_damaged(path)), patterns[0])
         raise DataError(f"{what} must be readable", lines[0], " ".join(lines[1:4]).strip()) from error
+
+
+def _is_damaged(path: str) -> bool:
+    """Whether a Parquet file cannot be read to its end; backends name the glob, or nothing."""
+    if _format(path) != "parquet":
+        return False
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for _ in file.iter_batches():
+                pass
+    except (OSError, pa.ArrowException):
+        return True
+    return False
+
+
+def _engine_errors() -> tuple[type[Exception], ...]:
+    loaded = sys.modules.get("pyspark.errors")  # importing it would be a cost to those who do not use it
+    if loaded is None:
+        return (duckdb.Error,)
+    return duckdb.Error, loaded.PySparkException, sys.modules["py4j.protocol"].Py4JError
 
 
 def require(table: ir.Table, columns: Iterable[str], what: str) -> None:
@@ -114,11 +155,14 @@ def as_text(column: ir.Column, separator: str = " ") -> ir.StringValue:
     if kind.is_string():
         return column
     if kind.is_array():
-        return column.cast("array<string>").join(separator)
+        joined = column.cast("array<string>").join(separator)
+        return ibis.ifelse(column.length() == 0, "", joined)  # which Spark takes for null
     if kind.is_floating():
-        whole = (column == column.floor()) & (column.abs() < 2**53)
-        text = ibis.ifelse(whole, column.try_cast("int64").cast("string"), column.cast("string"))
-        return ibis.ifelse(column.isnan(), ibis.null("string"), text)
+        integer = column.try_cast("int64")  # null of what is not finite, where floor() fails
+        whole = (column == integer.cast("float64")) & (column.abs() < 2**53)
+        # DuckDB 2.0 takes isnan() for false where Parquet's statistics, which leave NaN out, are finite.
+        number = column.cast("string").nullif("nan").nullif("NaN")
+        return ibis.ifelse(whole, integer.cast("string"), number)
     return column.cast("string")
 
 
@@ -141,20 +185,24 @@ def as_microseconds(column: ir.Column) -> ir.IntegerValue:
     """Epoch seconds, dates or timestamps as int64 microseconds since 1970 in UTC; null where unreadable."""
     kind = column.type()
     if kind.is_string():
-        moment = epoch_us(column.try_cast("timestamp('UTC')"))
+        moment = _microseconds(column.try_cast("timestamp('UTC')"))
         return ibis.coalesce(_from_epoch(column.try_cast("float64")), moment)
     if kind.is_timestamp():
-        return epoch_us(column)
+        return _microseconds(column)
     if kind.is_date():
-        return epoch_us(column.cast("timestamp"))
+        return _microseconds(column.cast("timestamp"))
     return _from_epoch(column.try_cast("float64"))
+
+
+def _microseconds(moment: ir.TimestampValue) -> ir.IntegerValue:
+    return (unix_micros if moment.get_backend().name == "pyspark" else epoch_us)(moment)
 
 
 def _from_epoch(seconds: ir.FloatingValue) -> ir.IntegerValue:
     return ibis.ifelse(seconds.abs() <= _LATEST, (seconds * 1e6).round(), ibis.null("float64")).cast("int64")
 
 
-def _is_out_of_space(error: duckdb.Error) -> bool:
+def _is_out_of_space(error: Exception) -> bool:
     # DuckDB has one class for all trouble with files; only its words tell writing from reading.
     writing = any(words in str(error) for words in ("Could not write", "No space left"))
     return isinstance(error, duckdb.OutOfMemoryException) or (isinstance(error, duckdb.IOException) and writing)

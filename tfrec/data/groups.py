@@ -35,7 +35,7 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], size
     ) as writer:
         waiting = schema.empty_table()
         for batch in batches:
-            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch])])
+            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
             while len(waiting) > size and (end := _last_whole_user(waiting["user"].to_numpy(), size)):
                 writer.write_table(waiting.slice(0, end), row_group_size=end)
                 waiting = waiting.slice(end)

@@ -7,7 +7,7 @@ import json
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,10 +19,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from ibis.backends.duckdb import Backend
 
 from tfrec.config import Config
-from tfrec.data import files, groups, side, splits
+from tfrec.data import files, groups, side, splits, stores
 from tfrec.data.checks import Problems, Store
 from tfrec.data.encode import EVENT_COLUMNS, Encoded, encode
 from tfrec.data.files import ORDER, TIME
@@ -127,8 +126,8 @@ def prepare(config: Config, folder: Path) -> Prepared:
         raise DataError("prepared tables must go to a new folder or replace prepared tables", str(folder))
     now = settings(config)  # before reading: what changes meanwhile must differ from it
     tables = open_source(config.data)
-    what = config.data.interactions or config.data.source
-    with _beside(folder) as temporary, _Workspace(tables.connection, temporary) as store, files.reading(what):
+    named = [pattern for pattern in _patterns(config) if pattern] or [config.data.source]
+    with _beside(folder) as temporary, stores.workspace(tables.connection, temporary) as store, files.reading(*named):
         new = temporary / "new"
         report = _write(config, tables, store, new)
         report["settings"] = now
@@ -173,7 +172,7 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     columns = _write_events(encoded.events, store, folder / "events.parquet")
     for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
         rows = side.indexed(vocabulary, table, one, problems)
-        rows.to_parquet(folder / f"{one.what}.parquet", compression="zstd")
+        _write_rows(rows, store, folder / f"{one.what}.parquet")
     return {
         **counts,
         **_sizes(folder),
@@ -198,11 +197,19 @@ def _counts(encoded: Encoded) -> dict[str, Any]:
 def _write_events(events: ir.Table, store: Store, path: Path) -> list[str]:
     if TIME in events.columns:
         events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
+    events = events.mutate(split=events.split.cast("int8"))  # Spark's is wider
     named = [name for name in EVENT_COLUMNS if name in events.columns]
     columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
     rows = events.order_by("user", *splits.ordering(events)).select(columns)
     groups.write(path, rows.schema().to_pyarrow(), store.batches(rows))
     return columns
+
+
+def _write_rows(rows: ir.Table, store: Store, path: Path) -> None:
+    schema = rows.schema().to_pyarrow()
+    with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
+        for batch in store.batches(rows):
+            writer.write_batch(batch)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -218,10 +225,13 @@ def settings(config: Config) -> dict[str, Any]:
     return tree | {"seed": config.run.seed, "ranker": list(config.ranker_columns), **evaluate, "files": _files(config)}
 
 
+def _patterns(config: Config) -> tuple[str | None, ...]:
+    return config.data.interactions, config.data.items, config.data.users
+
+
 def _files(config: Config) -> list[list[Any]]:
     """[path, size in bytes, mtime in nanoseconds] of each file that the settings match; none for a public set."""
-    patterns = (config.data.interactions, config.data.items, config.data.users)
-    paths = [path for pattern in patterns if pattern for path in files.matched(pattern)]
+    paths = [path for pattern in _patterns(config) if pattern for path in files.matched(pattern)]
     return [[path, status.st_size, status.st_mtime_ns] for path in paths for status in [os.stat(path)]]
 
 
@@ -257,29 +267,3 @@ def _beside(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
         yield Path(temporary)
-
-
-class _Workspace:
-    """Evaluates steps into DuckDB's tables; what exceeds its memory goes to files in the folder."""
-
-    def __init__(self, connection: Backend, folder: Path):
-        self._connection = connection
-        quoted = str(folder).replace("'", "''")
-        connection.raw_sql(f"SET temp_directory = '{quoted}'")
-
-    def __call__(self, name: str, table: ir.Table) -> ir.Table:
-        return self._connection.create_table(name, table)
-
-    def drop(self, *tables: ir.Table) -> None:
-        for table in tables:
-            self._connection.raw_sql(f'DROP TABLE "{table.op().name}"')  # Ibis' drop_table is no SQL to DuckDB 2
-
-    def batches(self, table: ir.Table) -> Iterable[pa.RecordBatch]:
-        query = self._connection.compile(table)
-        return self._connection.con.sql(query).to_arrow_reader(groups.GROUP)  # Ibis calls its former name
-
-    def __enter__(self) -> _Workspace:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._connection.disconnect()

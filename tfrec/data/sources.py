@@ -8,6 +8,7 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import ibis
 import ibis.expr.types as ir
@@ -50,10 +51,10 @@ _YEAR = r"\s*\((\d{4})\)(\s*\(V\))?\s*$"
 
 @dataclass(frozen=True)
 class Tables:
-    """The tables of one data set, as Ibis expressions on one DuckDB connection.
+    """The tables of one data set, as Ibis expressions on one connection.
 
     Args:
-        connection: the DuckDB that evaluates them.
+        connection: the DuckDB or Spark that evaluates them.
         interactions: user_id and item_id (strings), _order (int64), optionally _time (int64, microseconds),
             event (string), value (float64), split (string), and context columns.
         items: item_id, _order and feature columns.
@@ -62,7 +63,7 @@ class Tables:
         columnar: whether some columns of the interactions can be read again for little.
     """
 
-    connection: Backend
+    connection: Any
     interactions: ir.Table
     items: ir.Table | None = None
     users: ir.Table | None = None
@@ -90,7 +91,7 @@ def open_source(config: Data) -> Tables:
 
 
 def _tables(config: Data) -> Tables:
-    connection = files.connect()
+    connection = files.connect(config.backend)
     assert config.interactions  # the settings promise it
     interactions = files.as_interactions(files.read(connection, config.interactions))
     items = _side_table(connection, config.items, "item_id", "the items")
@@ -98,7 +99,7 @@ def _tables(config: Data) -> Tables:
     return Tables(connection, interactions, items, users, columnar=files.format_of(config.interactions) == "parquet")
 
 
-def _side_table(connection: Backend, pattern: str | None, key: str, what: str) -> ir.Table | None:
+def _side_table(connection: Any, pattern: str | None, key: str, what: str) -> ir.Table | None:
     if pattern is None:
         return None
     table = files.read(connection, pattern)

@@ -58,8 +58,9 @@ def _given(events: ir.Table) -> ir.Table:
 def _last_item_out(events: ir.Table) -> ir.Table:
     newest_first = [column.desc() for column in ordering(events)]
     age = ibis.row_number().over(group_by=events.user, order_by=newest_first)
-    events = events.mutate(_age=age, _ages=events.count().over(group_by=events.user))
-    return _from_age(events)
+    # In the same order, though a count needs none: a second order is a second sort.
+    ages = events.count().over(group_by=events.user, order_by=newest_first, rows=(None, None))
+    return _from_age(events.mutate(_age=age, _ages=ages))
 
 
 def _last_basket_out(events: ir.Table) -> ir.Table:

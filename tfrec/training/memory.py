@@ -6,8 +6,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from tfrec.config import Config, IdTable, Train
+from tfrec.config import Config, Train
 from tfrec.errors import TrainingError
+from tfrec.id_table import IdTable
 from tfrec.schema import Side
 from tfrec.training.retrieval import RetrievalData, frequent_ids
 

@@ -15,6 +15,7 @@ from tfrec.config import Config, Model
 from tfrec.data.batches import HistoryBatches
 from tfrec.data.groups import EventGroups
 from tfrec.data.parquet_batches import ParquetBatches
+from tfrec.data.served import ServedBatches
 from tfrec.errors import TrainingError
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import lists_of, make_holdout
@@ -31,6 +32,8 @@ from tfrec.training.objectives import (
     next_item_softmax,
 )
 from tfrec.training.validation import RetrievalScorer
+
+AnyBatches = HistoryBatches | ParquetBatches | ServedBatches
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def _train(
     )
 
 
-def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> HistoryBatches | ParquetBatches:
+def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> AnyBatches:
     settings: dict[str, Any] = {
         "length": config.model.history_length,
         "batch": config.train.batch,
@@ -151,14 +154,17 @@ def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> Hi
         "windows": config.train.windows,
         "first_event": config.model.user_id,
     }
-    if data.groups:
+    service = config.train.data_service
+    if data.groups is not None and service:
+        advice = "Unset it, or raise train.memory"
+        raise TrainingError("train.data_service makes batches of events that fit in memory", service, advice)
+    if data.groups is not None:
         return ParquetBatches(data.groups, splits, **settings)
-    return HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
+    batches = HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
+    return ServedBatches(batches, service) if service else batches
 
 
-def _objective(
-    config: Config, data: RetrievalData, model: TwoTower, batches: HistoryBatches | ParquetBatches
-) -> Objective:
+def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: AnyBatches) -> Objective:
     settings = config.train
     if settings.loss == "softmax":
         return next_item_softmax(model, settings.static)
