@@ -197,6 +197,12 @@ class Train(Section):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
         if self.devices and self.strategy != "mirrored":
             raise ValueError('train.devices goes with train.strategy = "mirrored"')
+        if self.strategy == "parameter_server" and self.optimizer.startswith(("sparse", "rowwise", "lazy")):
+            raise ValueError(f'train.strategy = "parameter_server" needs a dense train.optimizer, not {self.optimizer}')
+        if self.strategy == "parameter_server" and self.precision == "mixed_float16":
+            raise ValueError(
+                'train.strategy = "parameter_server" needs train.precision = "float32" or "mixed_bfloat16"'
+            )
         if self.tpu and self.strategy != "tpu":
             raise ValueError('train.tpu goes with train.strategy = "tpu"')
         return self

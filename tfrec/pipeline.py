@@ -135,7 +135,8 @@ def train(
         ConfigError: a process sees other settings or data than the first.
         RestartError: SIGTERM came, or a process is gone.
     """
-    run = _prepare_together(config, say, peers) if peers else prepare(config, say)
+    together = peers is not None and config.train.strategy == "multi_worker"
+    run = _prepare_together(config, say, peers) if peers and together else prepare(config, say)
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run

@@ -67,6 +67,8 @@ class Peers:
         lines: from the first to each other one, or from another one to the first.
     """
 
+    trains = True  # or serves one that does, and has nothing to do but wait
+
     def __init__(self, names: Sequence[str] = ("worker 0",), index: int = 0, lines: Sequence[Line] = ()):
         self.names, self.index, self._lines = tuple(names), index, list(lines)
 
