@@ -35,8 +35,11 @@ CASES |= {
     "bpr": {"kind": "din", "tasks": (Task(name="like", loss="bpr"),), "negatives": 2},
     "listwise": {"kind": "transformer", "tasks": (Task(name="like", loss="listwise"),), "negatives": 2},
 }
-QUICK = ["din", "mmoe head"]
+QUICK = ["dcn", "mmoe head"]
 OPTIMIZERS = ["lazy_adam", "sparse_adagrad", "rowwise_adagrad", "adamw"]
+# Their losses do not see what shifts all candidates alike, so that rounding is the gradient of some biases: SGD leaves
+# it as small as it is, the others make a whole step of it.
+SHIFTED = ["bpr", "listwise"]
 
 
 class Two:
@@ -81,4 +84,5 @@ def assert_compiled_equals_plain(folder: Path, case: str, optimizer: str) -> Non
 
 @pytest.mark.parametrize("case", [*(pytest.param(c, marks=() if c in QUICK else pytest.mark.slow) for c in CASES)])
 def test_the_step_of_a_ranker_compiles_with_equal_weights(tmp_path: Path, case: str) -> None:
-    assert_compiled_equals_plain(tmp_path, case, OPTIMIZERS[list(CASES).index(case) % len(OPTIMIZERS)])
+    optimizer = "sgd" if case in SHIFTED else OPTIMIZERS[list(CASES).index(case) % len(OPTIMIZERS)]
+    assert_compiled_equals_plain(tmp_path, case, optimizer)
