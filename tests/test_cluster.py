@@ -18,7 +18,6 @@ import world
 from train_cluster import free_ports
 
 from tfrec import config as settings
-from tfrec import pipeline
 from tfrec.errors import ConfigError, RestartError, TrainingError
 from tfrec.runs import Run, read_json, write_json
 from tfrec.training import cluster
@@ -207,7 +206,7 @@ def test_other_tables_are_refused(shop: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "shop" / "prepared" / "report.json", report)
 
     def body(peers: Peers) -> None:
-        pipeline._prepare_together(other if peers.index == 2 else config, lambda line: None, peers)
+        Run(other if peers.index == 2 else config).agree(peers)
 
     with three(body, body, body) as futures:
         for future in futures:

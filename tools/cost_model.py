@@ -235,8 +235,8 @@ def network() -> None:
             subprocess.Popen(commands, env={**os.environ, "TF_CONFIG": config}, stdout=subprocess.PIPE, text=True)
             for config in local_configs({"worker": 2})
         ]
-        out = [child.communicate(timeout=600)[0] for child in children][0]
-        sent = float(out.split()[-1]) / 2
+        first, _ = (child.communicate(timeout=600)[0] for child in children)
+        sent = float(first.split()[-1]) / 2
         formula = network_bytes(s, 2)
         rows.append({"d": width, "B": batch, "kB sent, formula": formula / 1e3, "kB sent, measured": sent / 1e3})
     print(table(rows))
