@@ -1,7 +1,7 @@
 """What a training costs, as formulas, beside what it costs on this machine: python tools/cost_model.py [--measure].
 
-The model is a two-tower of ids with a transformer over histories, sampled softmax and rowwise Adagrad. docs/cost_model.md
-explains the formulas. ``--network`` counts the bytes of the loopback device, so it needs one of its own:
+The model is a two-tower of ids with a transformer over histories, sampled softmax and rowwise Adagrad.
+docs/cost_model.md explains the formulas. ``--network`` counts the bytes of the loopback device, and needs its own:
 
     unshare -rn sh -c 'ip link set lo up; python tools/cost_model.py --network'
 """
