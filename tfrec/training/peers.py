@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tfrec.errors import ConfigError, RestartError, TrainingError
@@ -51,6 +52,11 @@ class Line:
             raise self._lost() from error
 
     def close(self) -> None:
+        # The file holds the connection open: without a shutdown the other end would wait on.
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._file.close()
         self._connection.close()
 
     def _lost(self) -> RestartError:
