@@ -17,14 +17,14 @@ __all__ = ["HERE", "finish", "local_configs", "start"]
 
 
 def start(command: Sequence[object], tf_config: str = "", **more: str) -> subprocess.Popen[str]:
-    """Python with a command, on one thread: several of them share this machine.
+    """Python with a command, on few threads: several of them share this machine.
 
     Args:
         command: arguments.
         tf_config: "" = none.
         more: variables of its environment.
     """
-    quiet = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3"}
+    quiet = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "2", "TF_CPP_MIN_LOG_LEVEL": "3"}
     path = {"PYTHONPATH": os.pathsep.join([str(HERE.parent), str(HERE)])}
     cluster = {"TF_CONFIG": tf_config} if tf_config else {}
     return subprocess.Popen(

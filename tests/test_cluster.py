@@ -18,7 +18,6 @@ import world
 from train_cluster import free_ports
 
 from tfrec import config as settings
-from tfrec import pipeline
 from tfrec.errors import ConfigError, RestartError, TrainingError
 from tfrec.runs import Run, read_json, write_json
 from tfrec.training import cluster
@@ -207,7 +206,7 @@ def test_other_tables_are_refused(shop: Any, tmp_path: Path) -> None:
     write_json(tmp_path / "shop" / "prepared" / "report.json", report)
 
     def body(peers: Peers) -> None:
-        pipeline._prepare_together(other if peers.index == 2 else config, lambda line: None, peers)
+        Run(other if peers.index == 2 else config).agree(peers)
 
     with three(body, body, body) as futures:
         for future in futures:
@@ -260,3 +259,24 @@ def test_two_workers_end_as_one_device_after_fifty_steps() -> None:
     reports = workers(10, *cases)
     for case in cases:
         assert_equal(reports, case, steps=50)
+
+
+def test_parameter_servers_train_and_their_checkpoint_is_read_again() -> None:
+    configs = local_cluster.local_configs({"chief": 1, "worker": 1, "ps": 1})
+    done = local_cluster.finish(
+        [local_cluster.start([local_cluster.HERE / "servers_check.py"], config) for config in configs]
+    )
+    assert [code for code, _, _ in done] == [0, 0, 0], [error[-2000:] for _, _, error in done]
+    report = json.loads(done[0][1])
+    assert report["losses"][-1] < 0.5 * report["losses"][0]
+    assert report["same"]
+    assert all("/job:ps/" in device for device in report["devices"])
+
+
+def test_parameter_servers_with_one_thread_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TF_NUM_INTEROP_THREADS", "1")
+    with (
+        pytest.raises(ConfigError, match="need TF_NUM_INTEROP_THREADS above 1"),
+        joined(world.settings(strategy="parameter_server")),
+    ):
+        pytest.fail("they would hang")

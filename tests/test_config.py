@@ -72,7 +72,7 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ({"evaluate": {"k": [10, 0]}}, "evaluate.k.1: Input should be greater than or equal to 1; got 0"),
     ({"data": {"split": {"test": 0.6}}}, "data.split.test: Input should be less than 0.5; got 0.6"),
     # choices and patterns
-    ({"train": {"strategy": "tpu"}}, "train.strategy: Input should be 'none' or 'mirrored'; got 'tpu'"),
+    ({"train": {"strategy": "tpus"}}, "train.strategy: Input should be 'none', .* or 'parameter_server'; got 'tpus'"),
     ({"train": {"monitor": "auc@10"}}, "train.monitor: String should match pattern .*; got 'auc@10'"),
     ({"run": {"name": "../x"}}, r"run.name: String should match pattern .*; got '../x'"),
     ({"export": {"tf_serving": "latest"}}, "export.tf_serving: String should match pattern .*; got 'latest'"),
@@ -101,6 +101,16 @@ MISTAKES: list[tuple[dict[str, Any], str]] = [
     ),
     ({"train": {"loss": "gbce", "negatives": 8, "calibration": 1.5}}, "train.calibration: .*; got 1.5"),
     ({"train": {"jit": True, "strategy": "mirrored"}}, "train: train.jit goes with train.strategy = .none"),
+    ({"train": {"tpu": "pod", "strategy": "mirrored"}}, "train: train.tpu goes with train.strategy = .tpu"),
+    ({"train": {"devices": 2, "strategy": "multi_worker"}}, "train: train.devices goes with train.strategy = .mirro"),
+    (
+        {"train": {"strategy": "parameter_server", "optimizer": "lazy_adam"}},
+        "train: .*parameter_server. needs a dense train.optimizer, not lazy_adam",
+    ),
+    (
+        {"train": {"strategy": "parameter_server", "precision": "mixed_float16"}},
+        "train: .*parameter_server. needs train.precision",
+    ),
     ({"features": {"columns": [FEATURE, FEATURE]}}, "features: features.columns must have distinct names"),
     ({"features": {"columns": [{**FEATURE, "name": "tokens"}]}}, "features: a feature cannot be named tokens"),
     ({"features": {"columns": [{**FEATURE, "name": "file"}]}}, "features: a feature cannot be named file"),

@@ -180,6 +180,12 @@ def test_every_step_compiles_under_xla_with_equal_weights(tmp_path: Path, case: 
     assert compiled_difference(tmp_path, case, optimizer) < 1e-5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("history", ["mean", "decay", "transformer"])
+def test_every_user_tower_compiles_under_xla_with_equal_weights(tmp_path: Path, history: str) -> None:
+    assert compiled_difference(tmp_path, "uniform", "sparse_adagrad", {"history": [history]}) < 1e-5
+
+
 @pytest.mark.parametrize(
     ("text", "case"), [("frozen", "uniform"), *(pytest.param(how, "gbce", marks=pytest.mark.slow) for how in LEARN)]
 )

@@ -89,6 +89,20 @@ def test_a_batch_that_devices_cannot_share_is_refused(monkeypatch: pytest.Monkey
         make_strategy(world.settings(strategy="mirrored", batch=8).train)
 
 
+def test_a_tpu_that_is_not_there_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    def absent(tpu: str | None) -> None:
+        raise ValueError(f"no TPU {tpu}")
+
+    monkeypatch.setattr(tf.distribute.cluster_resolver, "TPUClusterResolver", absent)
+    with pytest.raises(ConfigError, match=r"needs a TPU that train.tpu or TPU_NAME leads to; got .*no TPU pod-1"):
+        make_strategy(world.settings(strategy="tpu", tpu="pod-1").train)
+
+
+@pytest.mark.parametrize(("train", "static"), [({}, False), ({"jit": True}, True), ({"strategy": "tpu"}, True)])
+def test_a_tpu_has_static_shapes_without_asking(train: dict[str, Any], static: bool) -> None:
+    assert world.settings(**train).train.static == static
+
+
 def test_equal_settings_share_one_strategy() -> None:
     # Two strategies over the same devices collide in their collectives: a refit would break.
     settings = world.settings(strategy="mirrored", devices=1).train

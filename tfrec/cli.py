@@ -212,6 +212,8 @@ def _train(arguments: argparse.Namespace, config: Any, say: Any) -> int:
     from tfrec.training.cluster import joined
 
     with _sigterm_breaks_off(), joined(config) as peers:
+        if not peers.trains:
+            return 0
         run = pipeline.train(config, say if peers.leads else lambda line: None, peers=peers)
         if not peers.leads:
             return 0

@@ -18,6 +18,7 @@ from tfrec.refusals import explain
 from tfrec.schema import Column, Feature, Schema
 from tfrec.search_space import Tune
 from tfrec.section import Section
+from tfrec.strategy_config import Spread
 
 # Names that a feature cannot have: ids are inputs, the next four are the towers', the last two np.savez's.
 _TAKEN = {"item_id", "user_id", "item", "user", "text", "tokens", "file", "allow_pickle"}
@@ -140,15 +141,7 @@ class Model(Section):
         return self
 
 
-class Train(Section):
-    strategy: Literal["none", "mirrored", "multi_worker", "tpu", "parameter_server"] = Field(
-        default="none", description="of tf.distribute: docs/strategies.md"
-    )
-    devices: int = Field(default=0, ge=0, description="replicas of a mirrored strategy; 0 = every GPU")
-    tpu: str = Field(default="", description="tpu: its name or grpc:// address; empty = as the environment says")
-    peer_seconds: float = Field(
-        default=300, gt=0, description="multi_worker, parameter_server: until a process that does not come is missed"
-    )
+class Train(Spread):
     loss: Literal["softmax", "in_batch", "sampled_softmax", "gbce"] = Field(
         default="softmax", description="against the catalogue, the batch, or drawn negatives (gbce is gSASRec's)"
     )
@@ -178,7 +171,6 @@ class Train(Section):
     warmup_steps: int = Field(default=50, ge=0)
     clip_norm: float | None = Field(default=None, gt=0, description="largest global gradient norm")
     precision: Literal["float32", "mixed_bfloat16", "mixed_float16"] = "float32"
-    jit: bool = Field(default=False, description="compile the step with XLA, in static shapes")
     monitor: str = Field(
         default="ndcg@10",
         pattern=r"^(hr|ndcg|mrr|recall|map)@[1-9]\d*$",
@@ -206,20 +198,15 @@ class Train(Section):
             raise ValueError('train.negatives goes with train.loss = "sampled_softmax" or "gbce", and they need it')
         if self.negative_sampling != "uniform" and self.loss != "sampled_softmax":
             raise ValueError('train.negative_sampling other than "uniform" needs train.loss = "sampled_softmax"')
-        if self.jit and self.strategy not in ("none", "tpu"):
-            raise ValueError('train.jit goes with train.strategy = "none", and "tpu" needs no setting for it')
         if self.batch % (self.accumulate * max(self.devices, 1)):
             raise ValueError("train.batch must be a multiple of train.accumulate × train.devices")
-        if self.devices and self.strategy != "mirrored":
-            raise ValueError('train.devices goes with train.strategy = "mirrored"')
-        if self.tpu and self.strategy != "tpu":
-            raise ValueError('train.tpu goes with train.strategy = "tpu"')
+        if self.strategy == "parameter_server" and self.optimizer.startswith(("sparse", "rowwise", "lazy")):
+            raise ValueError(f'train.strategy = "parameter_server" needs a dense train.optimizer, not {self.optimizer}')
+        if self.strategy == "parameter_server" and self.precision == "mixed_float16":
+            raise ValueError(
+                'train.strategy = "parameter_server" needs train.precision = "float32" or "mixed_bfloat16"'
+            )
         return self
-
-    @property
-    def static(self) -> bool:
-        """Whether the step must have shapes that do not depend on values."""
-        return self.jit or self.strategy == "tpu"
 
 
 class Evaluate(Section):

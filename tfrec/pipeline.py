@@ -70,17 +70,6 @@ def prepare(config: Config, say: Say = say) -> Run:
     return run
 
 
-def _prepare_together(config: Config, say: Say, peers: Peers) -> Run:
-    run = prepare(config, say) if peers.leads else Run(config, writes=False)
-    peers.wait()
-    ready = run.statistics_path.exists()
-    peers.agree(
-        "all processes of a training must read the same tables, in one shared run.folder",
-        {f"the hash of {name}": value for name, value in run.prepared.report["hashes"].items()} if ready else {},
-    )
-    return run
-
-
 def _is_prepared(run: Run) -> bool:
     if not run.statistics_path.exists() or not (run.folder / "prepared").exists():
         return False
@@ -140,7 +129,9 @@ def train(
         ConfigError: a process sees other settings or data than the first.
         RestartError: SIGTERM came, or a process is gone.
     """
-    run = _prepare_together(config, say, peers) if peers else prepare(config, say)
+    run = prepare(config, say) if peers is None or peers.leads else Run(config, writes=False)
+    if peers and config.train.strategy == "multi_worker":
+        run.agree(peers)
     if config.model.kind != "two_tower":
         ranking.train(run, lambda: [_Progress(say), *callbacks()])
         return run

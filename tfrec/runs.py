@@ -22,6 +22,7 @@ from tfrec.errors import ConfigError, DataError
 from tfrec.models.blend import Blend
 from tfrec.models.text import TextEncoder, embed
 from tfrec.schema import Side
+from tfrec.training.peers import Peers
 from tfrec.training.retrieval import RetrievalData
 
 _TOKENIZE_AT_ONCE = 4096
@@ -167,6 +168,18 @@ class Run:
     def _fit_context(self) -> preprocess.Statistics:
         train = (self.prepared.events["split"] == 0).astype(np.int64)
         return preprocess.fit(self.config.features.schema_, "context", self.raw("context"), train)
+
+    def agree(self, peers: Peers) -> None:
+        """Waits until the first process has prepared, then checks that all read what it wrote.
+
+        Raises:
+            ConfigError: in every process, when one reads other tables or none.
+            RestartError: one of them is gone.
+        """
+        peers.wait()
+        hashes = self.prepared.report["hashes"] if self.statistics_path.exists() else {}
+        rule = "all processes of a training must read the same tables, in one shared run.folder"
+        peers.agree(rule, {f"the hash of {name}": value for name, value in hashes.items()})
 
     def features(self, side: Side) -> dict[str, np.ndarray]:
         try:

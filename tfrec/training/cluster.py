@@ -20,7 +20,7 @@ from tfrec.training.peers import Peers, meet
 from tfrec.training.strategies import make_strategy
 
 _EXAMPLE = '{"cluster": {"worker": ["host0:2222", "host1:2222"]}, "task": {"type": "worker", "index": 0}}'
-_JOBS = {"multi_worker": ("chief", "worker")}
+_JOBS = {"multi_worker": ("chief", "worker"), "parameter_server": ("chief", "worker", "ps")}
 _PACKAGES = ("tfrec", "tensorflow", "keras")
 
 
@@ -93,17 +93,36 @@ def joined(config: Config) -> Iterator[Peers]:
     if settings.strategy not in _JOBS:
         yield Peers()
         return
+    if settings.strategy == "parameter_server":
+        _check_threads()
     task = read_task(settings.strategy)
     peers = meet(*task, settings.peer_seconds)
     try:
         peers.agree("all processes of a training must have the same settings and versions", _described(config))
         # TensorFlow forms a cluster before its first operation or never.
         with _given_up_after(settings.peer_seconds):
-            make_strategy(settings)
+            if settings.strategy == "parameter_server" and not peers.leads:
+                server = _serve()  # until this process ends
+                peers.trains = server is None
+            else:
+                make_strategy(settings)
         yield peers
         peers.wait()
     finally:
         peers.close()
+
+
+def _check_threads() -> None:
+    name = "TF_NUM_INTEROP_THREADS"
+    if os.environ.get(name) == "1":
+        raise ConfigError(f"parameter servers need {name} above 1: they wait for one another", 1, "Unset it")
+
+
+def _serve() -> tf.distribute.Server:
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
+    return tf.distribute.Server(
+        resolver.cluster_spec(), resolver.task_type, resolver.task_id, protocol=resolver.rpc_layer or "grpc"
+    )
 
 
 def _described(config: Config) -> dict[str, Any]:

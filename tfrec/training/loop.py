@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,8 +70,10 @@ class Trainer:
     jit: bool = False
 
     def __post_init__(self) -> None:
-        self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
-        self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
+        self._coordinator = coordinator_of(self.strategy)
+        with self.strategy.scope() if self._coordinator else nullcontext():  # or workers could not reach them
+            self._loss = tf.Variable(0.0, trainable=False, name="epoch_loss")
+            self._bad_step = tf.Variable(-1, trainable=False, name="bad_step", dtype=tf.int64)
         self._asked_here = tf.Variable(0, trainable=False, name="asked_here")
         self._asked = tf.Variable(0, trainable=False, name="asked")
         self._termination = Termination()
@@ -104,7 +107,7 @@ class Trainer:
             with Termination() as self._termination:
                 return self._run(epochs, callbacks, loggers)
         except _LOST as error:
-            if not self._together:
+            if not self._together and not self._coordinator:
                 raise
             rule = "every worker must live until the end of the training; one is gone"
             raise RestartError(rule, advice="The last checkpoint is kept: start all workers again") from error
@@ -172,14 +175,16 @@ class Trainer:
 
     def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         step = first_step - 1  # a checkpoint may lie between the last step and validation
-        dataset = self.strategy.experimental_distribute_dataset(_by_rows(self.batches.dataset(epoch, first_step)))
+        dataset = self.batches.dataset(epoch, first_step)
+        if not self._coordinator:
+            dataset = self.strategy.experimental_distribute_dataset(_by_rows(dataset))
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
             callbacks.on_train_batch_begin(step)
             if self._termination.asked:
                 self._asked_here.assign(1)
-            loss = self._update(batch, tf.constant([epoch, step], tf.int64))
-            callbacks.on_train_batch_end(step, {"loss": float(loss)} if reads_losses else {})
+            loss = self._start(batch, tf.constant([epoch, step], tf.int64))
+            callbacks.on_train_batch_end(step, {"loss": float(_value(loss))} if reads_losses else {})
             if (step + 1) % _LOOK == 0 and int(self._bad_step) >= 0:
                 break
             if self.checkpoint_steps and (step + 1) % self.checkpoint_steps == 0 and step + 1 < self.batches.steps:
@@ -190,6 +195,11 @@ class Trainer:
                 self._save(step + 1, history)
                 raise self._stopped(epoch, step + 1)
         self._check_finite(epoch, step)
+
+    def _start(self, batch: Any, clock: tf.Tensor) -> Any:
+        if self._coordinator:
+            return self._coordinator.schedule(self._update, args=(batch, clock))
+        return self._update(batch, clock)
 
     def _must_stop(self, step: int) -> bool:
         if not self._together:
@@ -225,6 +235,8 @@ class Trainer:
         checkpoints.save(self.folder, self._state, self.callbacks, progress)
 
     def _check_finite(self, epoch: int, step: int) -> None:
+        if self._coordinator:
+            self._coordinator.join()
         bad_step = int(self._bad_step)
         broken = [v.path for v in self.model.trainable_variables if not tf.reduce_all(tf.math.is_finite(v.value))]
         if bad_step >= 0 or broken:
@@ -284,6 +296,17 @@ class Trainer:
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm * self.model.optimizer.scale_loss(1.0))
         # The optimizer adds the replicas again.
         return [_mean([gradient], count) for gradient in gradients]
+
+
+def coordinator_of(strategy: tf.distribute.Strategy) -> Any:
+    """What hands steps to the workers of parameter servers, each to the first that is free; None elsewhere."""
+    if not isinstance(strategy, tf.distribute.ParameterServerStrategy):
+        return None
+    return tf.distribute.coordinator.ClusterCoordinator(strategy)
+
+
+def _value(loss: Any) -> Any:
+    return loss if isinstance(loss, tf.Tensor) else loss.fetch()
 
 
 def _by_rows(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from tfrec.errors import ConfigError, RestartError, TrainingError
@@ -51,6 +52,11 @@ class Line:
             raise self._lost() from error
 
     def close(self) -> None:
+        # The file holds the connection open: without a shutdown the other end would wait on.
+        with suppress(OSError):
+            self._connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self._file.close()
         self._connection.close()
 
     def _lost(self) -> RestartError:
@@ -66,6 +72,8 @@ class Peers:
         index: of this one.
         lines: from the first to each other one, or from another one to the first.
     """
+
+    trains = True  # or serves one that does, and has nothing to do but wait
 
     def __init__(self, names: Sequence[str] = ("worker 0",), index: int = 0, lines: Sequence[Line] = ()):
         self.names, self.index, self._lines = tuple(names), index, list(lines)
@@ -150,12 +158,15 @@ def _gather(names: Sequence[str], address: tuple[str, int], until: float) -> lis
                 connection, _ = server.accept()
             except TimeoutError as error:
                 missing = [name for i, name in enumerate(names) if i and i not in lines]
+                for line in lines.values():
+                    line.close()
                 raise _missing(", ".join(missing), "{}:{}".format(*address)) from error
             line = Line("an unknown process", connection)
             index = _hello(line, len(names))
             if index:
-                line.peer = names[index]
-                lines[index] = line  # the later one, where a process was started again
+                if index in lines:  # it was started again
+                    lines[index].close()
+                line.peer, lines[index] = names[index], line
             else:
                 line.close()
     return [lines[i] for i in sorted(lines)]
@@ -165,7 +176,7 @@ def _hello(line: Line, count: int) -> int:
     """Who calls; 0 for whoever does not speak as a process of ours."""
     try:
         index = line.receive(_HELLO_SECONDS)
-        if not isinstance(index, int) or not 0 < index < count:
+        if type(index) is not int or not 0 < index < count:  # true is an int too
             return 0
         line.send("welcome")
         return index
@@ -175,17 +186,22 @@ def _hello(line: Line, count: int) -> int:
 
 def _reach(names: Sequence[str], index: int, address: tuple[str, int], until: float) -> Line:
     while (left := until - time.monotonic()) > 0:
-        try:
+        with suppress(OSError):
             line = Line(names[0], socket.create_connection(address, timeout=left))
-            line.send(index)
-            # Until then it may be the server of an earlier training that is about to end.
-            if line.receive(max(until - time.monotonic(), 0.001)) == "welcome":
+            if _is_welcome(line, index, max(until - time.monotonic(), 0.001)):
                 return line
             line.close()
-        except (OSError, RestartError):
-            pass
         time.sleep(_AGAIN_SECONDS)
     raise _missing(names[0], "{}:{}".format(*address))
+
+
+def _is_welcome(line: Line, index: int, seconds: float) -> bool:
+    """False where another program listens, as the server of an earlier training that is about to end."""
+    try:
+        line.send(index)
+        return line.receive(seconds) == "welcome"
+    except RestartError:
+        return False
 
 
 def _missing(names: str, address: str) -> TrainingError:

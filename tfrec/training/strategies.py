@@ -22,6 +22,8 @@ def make_strategy(settings: Train) -> tf.distribute.Strategy:
         devices = _devices(settings.devices)
         _check_batch(settings, len(devices))
         return _mirrored(devices)
+    if settings.strategy == "parameter_server":
+        return _parameter_server()
     strategy = _multi_worker() if settings.strategy == "multi_worker" else _tpu(settings.tpu)
     _check_batch(settings, strategy.num_replicas_in_sync)
     return strategy
@@ -52,6 +54,11 @@ def _mirrored(devices: tuple[str, ...]) -> tf.distribute.Strategy:
 @functools.cache
 def _multi_worker() -> tf.distribute.Strategy:
     return tf.distribute.MultiWorkerMirroredStrategy()
+
+
+@functools.cache
+def _parameter_server() -> tf.distribute.Strategy:
+    return tf.distribute.ParameterServerStrategy(tf.distribute.cluster_resolver.TFConfigClusterResolver())
 
 
 @functools.cache
