@@ -86,12 +86,12 @@ def test_all_buckets_give_the_blend_of_all_items(pairs: list[list[Servable]], ve
     inputs = {"user_id": strings(users), "history": strings(histories), "exclude": strings([["b"]]), "k": np.int32(12)}
     wanted = dense.run("recommend", inputs)
     got = found.run("recommend", {**inputs, "nprobe": np.int32(99)})
-    np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(got["item_ids"], wanted["item_ids"])
     asked = {**inputs, "item_ids": strings([["a", "ü", "f", "d", "nope"]] * len(users))}
     del asked["exclude"], asked["k"]
     scores = [servable.run("rank", asked)["scores"] for servable in (dense, found)]
-    np.testing.assert_allclose(*scores, rtol=1e-3, atol=2e-4)
+    np.testing.assert_allclose(*scores, rtol=1e-4, atol=1e-5)
 
 
 def test_what_any_part_brings_forward_is_found_with_one_bucket(pairs: list[list[Servable]]) -> None:

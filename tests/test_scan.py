@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from parts import make_parts
 
+from tfrec.artifact import recommender
 from tfrec.artifact.ivf import LOWEST
 from tfrec.artifact.scan import GROUP, Scan, top_k
 
@@ -43,3 +47,20 @@ def test_a_scan_is_brute_force(items: int) -> None:
         assert not there[:, best.shape[1] :].any()
         np.testing.assert_array_equal(np.take_along_axis(scores, chosen.numpy(), axis=1)[there], found.numpy()[there])
         assert np.all(chosen.numpy()[~there] == 0)
+
+
+def test_all_scores_of_a_large_catalogue_are_searched_by_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recommender, "LARGE", 300)
+    random, found = np.random.default_rng(0), []
+    scores = tf.constant(random.integers(0, 50, (2, 301)).astype(np.float32))
+    dropped = tf.constant(random.integers(0, 301, (2, 20)), tf.int32)
+    vectors = np.zeros((301, 2), np.float32)
+    few = make_parts(item_vectors=vectors, text_vectors=vectors, popularity=vectors[:, 0])
+    for items in (299, 300):
+        parts = replace(few, item_ids=[str(i) for i in range(items)])
+        module = recommender.Recommender(parts)
+        module.available.assign(np.arange(301) % 7 > 0)
+        found.append(module.best(scores, dropped, tf.constant(30)))
+        assert module.is_large == (items == 300)
+    for mine, theirs in zip(*found, strict=True):
+        np.testing.assert_array_equal(mine, theirs)

@@ -92,19 +92,20 @@ class BlendedSearch(tf.Module):
 
 
 def moments(vectors: np.ndarray) -> np.ndarray:
-    """Σ v vᵀ, and Σ v below it: what the mean and deviation of u·v over a catalogue follow from for every u.
+    """Covariances of the columns, and their means below: u·v over a catalogue has mean uᵀm and variance uᵀCu.
 
     Args:
-        vectors: float32 [N+1, d], row 0 zeros.
+        vectors: float32 [N+1, d]; row 0 is no item.
 
     Returns:
         float32 [d+1, d].
     """
-    gram = np.zeros((vectors.shape[1] + 1, vectors.shape[1]))
-    for low in range(0, len(vectors), 2**16):
-        block = vectors[low : low + 2**16].astype(np.float64)
-        gram += np.concatenate([block.T, np.ones((1, len(block)))]) @ block
-    return gram.astype(np.float32)
+    items, mean = max(len(vectors) - 1, 1), vectors[1:].mean(axis=0, dtype=np.float64)
+    covariance = np.zeros((vectors.shape[1],) * 2)
+    for low in range(1, len(vectors), 2**16):
+        block = vectors[low : low + 2**16] - mean
+        covariance += block.T @ block
+    return np.concatenate([covariance / items, mean[None]]).astype(np.float32)
 
 
 def _fixed(value: np.ndarray) -> tf.Variable:

@@ -34,7 +34,7 @@ class Buckets:
 def build(vectors: np.ndarray, items: np.ndarray, cap: int, seed: int = 0) -> Buckets:
     """Clusters items, and fills every bucket with what is nearest until it is full.
 
-    k-means splits a set of n into ⌈n / 0.9 cap⌉ clusters, at most 128 at a time, and each of these again, until a
+    k-means splits a set of n into n / 0.9 cap clusters, at most 128 at a time, and each of these again, until a
     cluster has about 0.9 cap rows. Then :func:`insert`. Source: the inverted file of Jégou et al. 2011, doi
     10.1109/TPAMI.2010.57; buckets are bounded because a graph of dense tensors pads them all to the largest.
 
@@ -114,8 +114,8 @@ def _leaves(vectors: np.ndarray, items: np.ndarray, size: int, random: np.random
     waiting, leaves = [items], []
     while waiting:
         rows = waiting.pop()
-        clusters = min(-(-len(rows) // size), _BRANCH)
-        if clusters <= 1 or len(rows) < 1.5 * size:
+        clusters = min(round(len(rows) / size), _BRANCH)
+        if clusters <= 1:
             leaves.append(rows)
             continue
         label = _k_means(vectors, rows, clusters, random)

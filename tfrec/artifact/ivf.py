@@ -13,7 +13,7 @@ from tfrec.artifact.buckets import Buckets
 LOWEST = float(np.finfo(np.float32).min)
 Allowed = Callable[[tf.Tensor], tf.Tensor]
 Storage = Literal["float32", "bfloat16"]
-_SHORTLIST = 4  # of what is asked for, when rounded scores choose what is scored exactly
+_SHORTLIST = 2  # of what is asked for, when rounded scores choose what is scored exactly
 
 
 class IVF(tf.Module):
@@ -32,7 +32,7 @@ class IVF(tf.Module):
         super().__init__(name="ivf")
         self.vectors, self.width, self.cap = vectors, vectors.shape[1], buckets.items.shape[1]
         # Buckets are open, so that a later version can hold more of them without training code.
-        self.centroids = _open(buckets.centroids, "float32")
+        self.centroids = _open(buckets.centroids.T, "float32", axis=1)  # [d, P], the faster way round
         self.items = _open(buckets.items, "int32")
         self.columns = _open(columns(vectors.numpy(), buckets.items), storage)
 
@@ -49,20 +49,22 @@ class IVF(tf.Module):
             allowed: items int32 [B, C] -> bool [B, C], asked about every item that is looked at.
         """
         scores, items = self._look(query, nprobe)
-        kept = ~among(items, dropped)
+        kept = items > 0
         if allowed is not None:
             kept &= allowed(items)
-        scores = tf.where(kept, scores, LOWEST)
-        if self.columns.dtype == tf.float32:
-            return best_of(scores, items, count)
-        found, items = best_of(scores, items, _SHORTLIST * count)
-        exact = tf.linalg.matvec(tf.gather(self.vectors, items), query)
-        return best_of(tf.where(found > LOWEST, exact, LOWEST), items, count)
+        rounded = self.columns.dtype != tf.float32
+        # At most M of the best are dropped: these few are compared, not all that was looked at.
+        wide = (_SHORTLIST if rounded else 1) * count + tf.shape(dropped)[1]
+        found, items = best_of(tf.where(kept, scores, LOWEST), items, wide)
+        kept = (found > LOWEST) & ~among(items, dropped)
+        if rounded:
+            found = tf.linalg.matvec(tf.gather(self.vectors, items), query)
+        return best_of(tf.where(kept, found, LOWEST), items, count)
 
     def _look(self, query: tf.Tensor, nprobe: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and items [B, nprobe · cap] of the nearest buckets."""
-        rows, probes = tf.shape(query)[0], tf.minimum(nprobe, tf.shape(self.centroids)[0])
-        near = tf.math.top_k(tf.matmul(query, self.centroids, transpose_b=True), probes).indices
+        rows, probes = tf.shape(query)[0], tf.minimum(nprobe, tf.shape(self.items)[0])
+        near = tf.math.top_k(tf.matmul(query, self.centroids), probes).indices
         columns_ = tf.reshape(tf.gather(self.columns, near), [rows, probes, self.width, self.cap])
         query = tf.cast(query, self.columns.dtype)
         scores = tf.cast(tf.matmul(query[:, None, None], columns_), tf.float32)  # [B, nprobe, 1, cap]
@@ -88,5 +90,7 @@ def best_of(scores: tf.Tensor, items: tf.Tensor, count: tf.Tensor) -> tuple[tf.T
     return found, tf.where(found > LOWEST, tf.gather(items, place, batch_dims=1), 0)
 
 
-def _open(value: np.ndarray, dtype: str) -> tf.Variable:
-    return tf.Variable(tf.cast(value, dtype), shape=[None, *value.shape[1:]], trainable=False)
+def _open(value: np.ndarray, dtype: str, axis: int = 0) -> tf.Variable:
+    shape: list[int | None] = list(value.shape)
+    shape[axis] = None
+    return tf.Variable(tf.cast(value, dtype), shape=shape, trainable=False)

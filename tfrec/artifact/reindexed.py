@@ -31,10 +31,10 @@ def indexes(
         names = [f"{index}/{name}" for name in ("centroids", "items", "columns")]
         held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
         if "items" in held:
-            before = Buckets(held["centroids"], held["items"])
+            before = Buckets(held["centroids"].T, held["items"])
             after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)
             columns = ivf.columns(catalogue[table], after.items).astype(held["columns"].dtype)
-            changed |= zip(names, (after.centroids, after.items, columns), strict=True)
+            changed |= zip(names, (after.centroids.T, after.items, columns), strict=True)
         elif "columns" in held:
             changed[f"{index}/columns"] = scan.columns(catalogue[table])
     sums = {"blended/item_moments": "item_vectors", "blended/text_moments": "text_vectors"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -12,7 +12,7 @@ from tfrec.models.blend import LINEAR, Blend, recency
 
 
 class Table(NamedTuple):
-    """Vectors float32 [M+1, d], and their moments [d+1, d]: Σ v vᵀ, and Σ v below it."""
+    """Vectors float32 [M+1, d], and their moments [d+1, d]: covariances, and the mean below."""
 
     vectors: tf.Tensor
     moments: tf.Tensor
@@ -52,7 +52,7 @@ class BlendAt:
         self._text_moments = text_moments
         if "popularity" in weights:
             counts = np.asarray(blend.popularity)[1:].astype(np.float64)
-            self._popularity_sums = float(counts.sum()), float((counts**2).sum())
+            self._popularity_moments = float(counts.mean()), float(counts.var())
 
     def profile(self, history: tf.Tensor, vectors: tf.Tensor) -> tf.Tensor:
         """The weighted text of each history [B, L], float32 [B, t]."""
@@ -88,7 +88,7 @@ class BlendAt:
         """
         size = tf.cast(tf.shape(own[0])[0] - 1, tf.float32)
         parts: dict[str, Callable[[], tf.Tensor]] = {
-            "model": lambda: _product(query, items, Table(*own), size),
+            "model": lambda: _product(query, items, Table(*own)),
             "text": lambda: self._text(history, items, texts and Table(*texts), size),
             "popularity": lambda: self._popular(items, size),
         }
@@ -113,16 +113,16 @@ class BlendAt:
     def _text(self, history: tf.Tensor, items: tf.Tensor, texts: Table | None, size: tf.Tensor) -> tf.Tensor:
         if self._text_moments is None:
             assert texts is not None
-            return _product(self.profile(history, texts.vectors), items, texts, size)
+            return _product(self.profile(history, texts.vectors), items, texts)
         table = Table(self.blend.texts.value, tf.constant(self._text_moments))
         history, _ = self._trained(history, tf.zeros(tf.shape(history)))
         items, known = self._trained(items, tf.ones(tf.shape(items)))
-        return _product(self.profile(history, table.vectors), items, table, size, known)
+        return _product(self.profile(history, table.vectors), items, table, known, self.blend.items / size)
 
     def _popular(self, items: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         items, known = self._trained(items, tf.ones(tf.shape(items)))
-        total, squares = self._popularity_sums
-        return _standard(tf.gather(self.blend.popularity.value, items) * known, total / size, squares / size)
+        moments = _among_more(*self._popularity_moments, self.blend.items / size)
+        return _standard(tf.gather(self.blend.popularity.value, items) * known, *moments)
 
     def _trained(self, items: tf.Tensor, values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Items and values without items that are new."""
@@ -167,34 +167,45 @@ def largest(sums: Sums, count: tf.Tensor) -> tf.Tensor:
 
 def _comparable(sums: Sums, items: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     """z ∘ arsinh ∘ z of the totals at items, where all others of the M items have a total of 0."""
-    others = size - tf.reduce_sum(tf.cast(sums.used, tf.float32), axis=1, keepdims=True)
-    mean, square = (tf.reduce_sum(x, axis=1, keepdims=True) / size for x in (sums.totals, sums.totals**2))
+    used = tf.cast(sums.used, tf.float32)
+    others = size - tf.reduce_sum(used, axis=1, keepdims=True)
 
-    def squashed(totals: tf.Tensor) -> tf.Tensor:
-        return tf.asinh(_standard(totals, mean, square))
+    def moments(values: tf.Tensor, other: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        mean = (tf.reduce_sum(used * values, axis=1, keepdims=True) + others * other) / size
+        squares = tf.reduce_sum(used * (values - mean) ** 2, axis=1, keepdims=True)
+        return mean, (squares + others * (other - mean) ** 2) / size
 
-    nothing = squashed(tf.zeros_like(mean))
-    inside = tf.where(sums.used, squashed(sums.totals), 0.0)
-    mean2 = (tf.reduce_sum(inside, axis=1, keepdims=True) + others * nothing) / size
-    square2 = (tf.reduce_sum(inside**2, axis=1, keepdims=True) + others * nothing**2) / size
-    return _standard(squashed(at(sums, items)), mean2, square2)
+    zero = tf.zeros_like(others)
+    first = moments(sums.totals, zero)
+    squash = lambda totals: tf.asinh(_standard(totals, *first))  # noqa: E731
+    return _standard(squash(at(sums, items)), *moments(squash(sums.totals), squash(zero)))
 
 
 def _product(
-    query: tf.Tensor, items: tf.Tensor, table: Table, size: tf.Tensor, known: tf.Tensor | None = None
+    query: tf.Tensor, items: tf.Tensor, table: Table, known: tf.Tensor | float = 1.0, share: tf.Tensor | float = 1.0
 ) -> tf.Tensor:
-    """Standardised products with the query at items; ``known`` [B, C] is 0 where an item has no vector."""
-    mean = tf.matmul(query, table.moments[-1:], transpose_b=True) / size
-    square = tf.reduce_sum(tf.matmul(query, table.moments[:-1]) * query, axis=1, keepdims=True) / size
+    """Standardised products with the query at items.
+
+    Args:
+        known: [B, C], 0 where an item has no vector.
+        share: of the catalogue that the table covers; the products of the rest are 0.
+    """
+    mean = tf.matmul(query, table.moments[-1:], transpose_b=True)
+    variance = tf.reduce_sum(tf.matmul(query, table.moments[:-1]) * query, axis=1, keepdims=True)
     scores = tf.linalg.matvec(tf.gather(table.vectors, items), query)
-    return _standard(scores if known is None else scores * known, mean, square)
+    return _standard(scores * known, *_among_more(mean, variance, share))
 
 
-def _standard(scores: tf.Tensor, mean: tf.Tensor | float, square: tf.Tensor | float) -> tf.Tensor:
-    """z-scores by mean and mean square; zeros where all scores are equal but for rounding."""
-    variance = square - mean**2
-    usable = variance > 1e-6 * square
-    return tf.where(usable, (scores - mean) / tf.sqrt(tf.where(usable, variance, 1.0)), 0.0)
+def _among_more(mean: Any, variance: Any, share: Any) -> tuple[Any, Any]:
+    """Mean and variance when these values are a share of all and the others are 0."""
+    return share * mean, share * (variance + (1 - share) * mean**2)
+
+
+def _standard(scores: tf.Tensor, mean: Any, variance: Any) -> tf.Tensor:
+    """z-scores; zeros where all scores are equal, as in :func:`tfrec.models.blend.standardize`."""
+    deviation = tf.sqrt(tf.maximum(tf.convert_to_tensor(variance, tf.float32), 0.0))
+    usable = deviation > 1e-7 * tf.abs(mean)
+    return tf.where(usable, (scores - mean) / tf.where(usable, deviation, 1.0), 0.0)
 
 
 def _last(history: tf.Tensor) -> tf.Tensor:

@@ -52,6 +52,8 @@ def neighbours(train: Ragged, items: int, count: int, shrink: float, most: int =
 
 def _blocks(item: np.ndarray, pairs: np.ndarray) -> list[slice]:
     """Whole items at a time, of about as many pairs as may be expanded."""
+    if not len(item):
+        return []
     starts = np.flatnonzero(np.diff(item, prepend=-1))
     before = np.concatenate([[0], np.cumsum(pairs)])[starts]
     cuts = starts[np.flatnonzero(np.diff(before // _PAIRS, prepend=-1))]

@@ -23,7 +23,8 @@ class Sample:
 
     def __init__(self, holdout: Holdout, items: int, columns: int):
         targets = np.unique(holdout.targets[0])
-        drawn = np.random.default_rng(0).permutation(items)[: max(columns - len(targets), 0)] + 1
+        others = np.setdiff1d(np.arange(1, items + 1), targets)
+        drawn = np.random.default_rng(0).permutation(others)[: max(columns - len(targets), 0)]
         self.items = np.concatenate([[0], np.union1d(targets, drawn)]).astype(np.int32)
         self._place = np.zeros(items + 1, np.int32)
         self._place[self.items] = np.arange(len(self.items))
