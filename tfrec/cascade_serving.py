@@ -126,13 +126,13 @@ def golden_requests(run: Run, parts: Parts) -> artifacts.Requests:
         "weights": np.array([[2.0, 1.0]] * rows, np.float32),
     }
     prices, names = parts.cascade.prices, columns_of(run).names[:1]
-    priced = prices is not None and bool(np.isfinite(prices).any())
+    middle = NO_LIMIT if prices is None or not np.isfinite(prices).any() else np.nanmedian(prices)
     options = {
         **weights,
         "diversity": np.full(rows, 0.5, np.float32),
         "per_category": np.array(2 if names else 0, np.int32),
         "min_price": np.array(0, np.float32),
-        "max_price": np.array(np.nanmedian(prices) if priced else NO_LIMIT, np.float32),
+        "max_price": np.array(middle, np.float32),
         "allow_categories": nothing,
         "deny_categories": np.array([[name.encode() for name in names]], object).reshape(1, -1),
     }
