@@ -28,6 +28,7 @@ RANKER = [
     "cascade.candidates=12",
     "cascade.epochs=1",
     "cascade.folds=2",
+    "cascade.kind=logistic",
     "ranker.hidden=[8]",
     "ranker.embedding=4",
     "ranker.user_id=false",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from parts import ITEM_VECTORS, ITEMS, LOWEST, POPULARITY, make_parts
 from saved_models import strings
 
 from tfrec.artifact import export
-from tfrec.artifact.cascade import LISTS, NUMBERS, WITH
+from tfrec.artifact.options import LISTS, NUMBERS, WITH
+from tfrec.artifact.variables import read_variables, write_variables
 from tfrec.server.servable import RequestError, Servable
 
 CANDIDATES = 4
@@ -185,6 +187,21 @@ def test_what_is_out_of_stock_is_not_returned(bare: Servable) -> None:
     ranked = ask(bare, "rank", history=[["a"]], item_ids=[["b", "c"]])
     assert b"b" not in found["item_ids"] and b"c" in found["item_ids"]
     assert ranked["scores"][0, 0] == ranked["like"][0, 0] == LOWEST < ranked["scores"][0, 1]
+
+
+def test_an_item_that_is_newer_than_prices_and_categories_is_served(tmp_path: Path) -> None:
+    path = export.export(make_cascade(), tmp_path / "shop", {}, lambda folder: None)
+    grown = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
+    grown = {name: np.concatenate([rows, rows[2:3]]) for name, rows in grown.items()}
+    grown["item_ids"][-1] = b"new"
+    beside = tmp_path / "grown"
+    shutil.copytree(path, beside, ignore=shutil.ignore_patterns("variables", "fingerprint.pb"))
+    write_variables(path, beside, grown)
+    servable = Servable(beside)
+    found = ask(servable, history=[["a"]], k=np.int32(9))
+    priced = ask(servable, history=[["a"]], k=np.int32(9), min_price=np.float32(1), diversity=np.float32(0.5))
+    servable.close()
+    assert b"new" in found["item_ids"] and b"new" not in priced["item_ids"]
 
 
 # every option together, against plain Python
