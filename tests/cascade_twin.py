@@ -31,7 +31,8 @@ def make_cascade(candidates: int = 4, weights: Mapping[str, float] | None = None
     def scores(
         user: tf.Tensor, seen: tf.Tensor, items: tf.Tensor, own: Mapping[str, tf.Tensor], columns: tuple[Any, ...]
     ) -> dict[str, tf.Tensor]:
-        return {"like": tf.gather(likes, items), "spend": tf.gather(spend, items)}
+        trained = tf.where(items < len(LIKES), items, 0)
+        return {"like": tf.gather(likes, trained), "spend": tf.gather(spend, trained)}
 
     made = CascadeParts(
         candidates=candidates,

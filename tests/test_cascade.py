@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tables
 from conftest import Shop
 
 from tfrec import cascade, cascade_serving, cli
@@ -27,6 +28,7 @@ RANKER = [
     "cascade.candidates=12",
     "cascade.epochs=1",
     "cascade.folds=2",
+    "cascade.kind=logistic",
     "ranker.hidden=[8]",
     "ranker.embedding=4",
     "ranker.user_id=false",
@@ -84,9 +86,31 @@ def test_the_artefact_is_as_good_as_the_models_that_it_holds(cascaded: Shop) -> 
 
 
 def test_served_scores_equal_the_keras_models(run: Run, served: Servable) -> None:
-    expected = cascade_serving.reference_scores(run, 40, 10)
-    ids = np.array([str(id_).encode() for id_ in run.prepared.user_ids[:40]], object)
-    np.testing.assert_allclose(served.run("recommend", {"user_id": ids})["scores"], expected, rtol=0, atol=1e-5)
+    same_scores(run, served, 40)
+
+
+def same_scores(run: Run, served: Servable, users: int) -> None:
+    """Requests one by one against the Keras models' own batches, as golden requests are compared."""
+    expected = cascade_serving.reference_scores(run, users, 10)
+    ids = np.array([str(id_).encode() for id_ in run.prepared.user_ids[:users]], object)
+    got = np.concatenate([served.run("recommend", {"user_id": ids[i : i + 1]})["scores"] for i in range(len(ids))])
+    assert got.shape == (users, 10)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+def test_a_thousand_served_requests_equal_the_keras_models(tmp_path: Path, cache: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = [
+        {"user_id": f"{kind}-user-{user}", "item_id": f"{kind}-{item}", "timestamp": 1000 + time}
+        for user, kind in enumerate(np.resize(tables.BLOCKS, 1000))
+        for time, item in enumerate(random.permutation(tables.ITEMS)[: tables.EVENTS])
+    ]
+    config = tables.shop(tmp_path, rows)
+    assert cli.main(["train", config, *RANKER, "train.epochs=1", "--quiet"]) == 0
+    servable = Servable(tmp_path / "exports" / "shop" / "1")
+    same_scores(Run.open(tmp_path / "runs" / "shop"), servable, 1000)
+    servable.close()
 
 
 def test_rank_gives_what_recommend_gives(run: Run, served: Servable) -> None:
@@ -120,7 +144,7 @@ def requests_of(queries: int, labels: np.ndarray | None = None) -> Requests:
     shape = (queries, 2)
     signal = np.broadcast_to(np.array([1.0, -1.0], np.float32), shape).copy()
     columns = {
-        "user": np.arange(1, queries + 1, dtype=np.int32),
+        "user": np.arange(queries, dtype=np.int32) % 40 + 1,
         "item": np.tile(np.array([1, 2], np.int32), (queries, 1)),
     }
     columns |= {"history": np.zeros((queries, 1), np.int32), "signal.retrieval": signal}

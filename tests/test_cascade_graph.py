@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,8 @@ from parts import ITEM_VECTORS, ITEMS, LOWEST, POPULARITY, make_parts
 from saved_models import strings
 
 from tfrec.artifact import export
-from tfrec.artifact.cascade import LISTS, NUMBERS, WITH
+from tfrec.artifact.options import LISTS, NUMBERS, WITH
+from tfrec.artifact.variables import read_variables, write_variables
 from tfrec.server.servable import RequestError, Servable
 
 CANDIDATES = 4
@@ -32,6 +34,17 @@ def open_parts(folder: Path, parts: Any) -> Servable:
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
     servable = open_parts(tmp_path_factory.mktemp("exports") / "shop", make_cascade(CANDIDATES))
+    yield servable
+    servable.close()
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
+    """Without prices and categories; b is out of stock."""
+    parts = make_cascade(available=np.array([False, True, False, True, True, True, True]))
+    assert parts.cascade is not None
+    parts = replace(parts, cascade=replace(parts.cascade, prices=None, categories=None))
+    servable = open_parts(tmp_path_factory.mktemp("exports") / "shop", parts)
     yield servable
     servable.close()
 
@@ -169,14 +182,26 @@ def test_a_reason_names_the_nearest_item_of_the_history_and_its_cosine(served: S
     assert why[b""] == (b"", LOWEST)
 
 
-def test_what_is_out_of_stock_is_not_returned(tmp_path: Path) -> None:
-    stock = np.array([False, True, False, True, True, True, True])
-    servable = open_parts(tmp_path / "shop", make_cascade(available=stock))
-    found = ask(servable, history=[["a"]], k=np.int32(9))
-    ranked = ask(servable, "rank", history=[["a"]], item_ids=[["b", "c"]])
-    servable.close()
+def test_what_is_out_of_stock_is_not_returned(bare: Servable) -> None:
+    found = ask(bare, history=[["a"]], k=np.int32(9))
+    ranked = ask(bare, "rank", history=[["a"]], item_ids=[["b", "c"]])
     assert b"b" not in found["item_ids"] and b"c" in found["item_ids"]
     assert ranked["scores"][0, 0] == ranked["like"][0, 0] == LOWEST < ranked["scores"][0, 1]
+
+
+def test_an_item_that_is_newer_than_prices_and_categories_is_served(tmp_path: Path) -> None:
+    path = export.export(make_cascade(), tmp_path / "shop", {}, lambda folder: None)
+    grown = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
+    grown = {name: np.concatenate([rows, rows[2:3]]) for name, rows in grown.items()}
+    grown["item_ids"][-1] = b"new"
+    beside = tmp_path / "grown"
+    shutil.copytree(path, beside, ignore=shutil.ignore_patterns("variables", "fingerprint.pb"))
+    write_variables(path, beside, grown)
+    servable = Servable(beside)
+    found = ask(servable, history=[["a"]], k=np.int32(9))
+    priced = ask(servable, history=[["a"]], k=np.int32(9), min_price=np.float32(1), diversity=np.float32(0.5))
+    servable.close()
+    assert b"new" in found["item_ids"] and b"new" not in priced["item_ids"]
 
 
 # every option together, against plain Python
@@ -273,18 +298,21 @@ def test_a_wrong_option_is_refused_with_the_rule_and_the_value(
     assert message in str(caught.value)
 
 
-def test_bounds_and_categories_need_a_recommender_that_knows_them(tmp_path: Path) -> None:
-    parts = make_cascade()
-    assert parts.cascade is not None
-    bare = replace(parts, cascade=replace(parts.cascade, prices=None, categories=None))
-    servable = open_parts(tmp_path / "shop", bare)
-    plain, varied = ask(servable, history=[["a"]]), ask(servable, history=[["a"]], diversity=np.float32(0))
-    np.testing.assert_array_equal(plain["item_ids"], varied["item_ids"])
-    for options, message in (
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
         ({"min_price": np.float32(1)}, "price bounds need a recommender that knows prices"),
         ({"deny_categories": [["food"]]}, "categories need a recommender that knows them"),
         ({"per_category": np.int32(1)}, "per_category needs a recommender that knows categories"),
-    ):
-        with pytest.raises(RequestError, match=message):
-            ask(servable, history=[["a"]], **options)
-    servable.close()
+    ],
+)
+def test_bounds_and_categories_need_a_recommender_that_knows_them(
+    bare: Servable, options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(RequestError, match=message):
+        ask(bare, history=[["a"]], **options)
+
+
+def test_without_prices_and_categories_answers_can_be_varied(bare: Servable) -> None:
+    plain, varied = ask(bare, history=[["a"]]), ask(bare, history=[["a"]], diversity=np.float32(0))
+    np.testing.assert_array_equal(plain["item_ids"], varied["item_ids"])

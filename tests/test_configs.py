@@ -63,6 +63,7 @@ def small(config: Config, folder: Path) -> Config:
     tree["run"]["folder"] = str(folder / "runs")
     tree["features"]["text"]["encoder"] = tiny_encoder(folder / "encoder", tables.WORDS)
     tree["train"] |= {"epochs": 1, "refit": False, "batch": 8, "accumulate": 1, "strategy": "none", "devices": 0}
+    tree["cascade"] |= {"epochs": 1, "folds": 2}
     return validate(tree)
 
 

@@ -13,8 +13,9 @@ import tensorflow as tf
 
 from tfrec import cascade, serving
 from tfrec.artifact import export as artifacts
-from tfrec.artifact.cascade import WITH, CascadeParts
+from tfrec.artifact.cascade import CascadeParts
 from tfrec.artifact.filters import NO_LIMIT
+from tfrec.artifact.options import WITH
 from tfrec.artifact.recommender import Parts
 from tfrec.artifact.requests import last
 from tfrec.cascade import columns_of, read_chosen

@@ -18,13 +18,13 @@ from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
 from tfrec.artifact.golden import write_golden
-from tfrec.artifact.recommender import Parts
+from tfrec.cascade import holdout_of
 from tfrec.config import Config
 from tfrec.data import prepare as tables
 from tfrec.data.tokens import warn_unknown
 from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, ragged, slices
-from tfrec.evaluation.holdouts import baskets, last_items, make_holdout
+from tfrec.evaluation.holdouts import baskets, last_items
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.server.servable import Servable
@@ -170,7 +170,7 @@ def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
     # What a mask forbids is not worth counting.
     wanted = [name for name in config.model.blend if name != "frequency" or config.evaluate.repeats == "keep"]
     sources = blending.Sources(wanted, len(run.prepared.item_ids), texts, config.model.blend_history)
-    valid, train_lists = _holdout(run, 1), _lists(run, (0,))
+    valid, train_lists = holdout_of(run, 1), _lists(run, (0,))
     cosines = RetrievalScorer(fitted.selected).scorer(valid)
     chosen = blending.choose(cosines, valid, _read(run, valid), train_lists, sources)
     say(f"blend: {chosen}")
@@ -225,7 +225,7 @@ def evaluate(config: Config, say: Say = say) -> dict[str, Any]:
         alone = ranking.evaluate(run)
         write_json(run.folder / "metrics.json", alone)
         return alone
-    holdouts = {name: _holdout(run, split) for name, split in (("valid", 1), ("test", 2))}
+    holdouts = {name: holdout_of(run, split) for name, split in (("valid", 1), ("test", 2))}
     report: dict[str, Any] = {"queries": {name: len(holdout) for name, holdout in holdouts.items()}}
     stages = {"valid": "selected", "test": "final"}
     judged = {name: cascade.judge(run, which) for name, which in stages.items()} if config.cascade.candidates else {}
@@ -276,10 +276,6 @@ def _baselines(
         difference = bootstrap.paired(ours, theirs[best], settings.bootstrap, seed=run.config.run.seed)
         report["against_best_baseline"] = {"baseline": best, "metric": metric, **difference._asdict()}
     return report, theirs
-
-
-def _holdout(run: Run, split: int) -> Holdout:
-    return make_holdout(run.prepared.events, len(run.prepared.user_ids), split, run.config.evaluate.repeats)
 
 
 def _counts(run: Run) -> np.ndarray:
@@ -353,25 +349,18 @@ def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
     model = run.model()
     parts = serving.make_parts(run, model)
     card["blend_keeps_texts"] = isinstance(parts.blend, serving.ServedBlend) and parts.blend.keeps_texts
+    size = sum(array.nbytes for array in parts.stored_history)
+    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     if run.config.cascade.candidates:
-        return _cascade_parts(run, parts)
+        parts = cascade_serving.make_parts(run, parts)
+        requests = cascade_serving.golden_requests(run, parts)
+        return parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10)
     parts, indexes = serving.plan_indexes(run, model, parts)
     for name, about in indexes.items():
         say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
     card["indexes"] = indexes
-    size = sum(array.nbytes for array in parts.stored_history)
-    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
     requests = serving.golden_requests(run, parts)
     return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
-
-
-def _cascade_parts(run: Run, parts: Parts) -> Made:
-    parts = cascade_serving.make_parts(run, parts)
-    return (
-        parts,
-        cascade_serving.golden_requests(run, parts),
-        lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10),
-    )
 
 
 def _ranker_parts(run: Run) -> Made:

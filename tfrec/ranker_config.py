@@ -173,11 +173,11 @@ class Cascade(Section):
     """A ranker behind a two-tower model: retrieve, filter, rank, diversify."""
 
     candidates: int = Field(default=0, ge=0, description="items that retrieval hands to the ranker; 0 = no ranker")
-    kind: Kind = "dcn"
+    kind: Kind = Field(default="dcn", description="of the ranker, whose settings are [ranker]")
     folds: int = Field(
         default=4, ge=2, le=20, description="of validation users: each is judged by a ranker of the rest"
     )
-    epochs: int = Field(default=15, ge=1)
+    epochs: int = Field(default=15, ge=1, description="most of them; the folds say how many")
     batch: int = Field(default=32, ge=1, description="requests of a step, each with all its candidates")
     learning_rate: float = Field(default=1e-3, gt=0)
     weight_decay: float = Field(default=0.01, ge=0, description="of adamw")

@@ -53,17 +53,11 @@ def diversify(
     strength = strength[:, None]
     limit = tf.where(most > 0, most, candidates + 1)[:, None, None]
 
-    def choose(left: tf.Tensor, nearest: tf.Tensor, counts: tf.Tensor) -> tf.Tensor:
-        full = (tf.gather(counts, categories, batch_dims=1) >= limit) & (categories > 0)
-        usable = left & ~tf.reduce_any(full, axis=2)
-        worth = tf.where(usable, (1 - strength) * relevance - strength * nearest, values.dtype.min)
-        best = tf.argmax(worth, axis=1, output_type=tf.int32)
-        return tf.where(tf.reduce_any(usable, axis=1), best, -1)
-
     def step(
         places: tf.Tensor, left: tf.Tensor, nearest: tf.Tensor, counts: tf.Tensor
     ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor, tf.Tensor]:
-        place = choose(left, nearest, counts)
+        worth = (1 - strength) * relevance - strength * nearest
+        place = _choose(worth, left, counts, categories, limit)
         safe = tf.maximum(place, 0)
         cosine = tf.einsum("bcd,bd->bc", vectors, tf.gather(vectors, safe, batch_dims=1))
         first = tf.shape(places)[1] == 0
@@ -80,6 +74,14 @@ def diversify(
         start,
         shape_invariants=shapes,
     )[0]
+
+
+def _choose(worth: tf.Tensor, left: tf.Tensor, counts: tf.Tensor, categories: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+    """The candidate [B] that is worth most of those left whose categories are not full; −1 without one."""
+    full = (tf.gather(counts, categories, batch_dims=1) >= limit) & (categories > 0)
+    usable = left & ~tf.reduce_any(full, axis=2)
+    best = tf.argmax(tf.where(usable, worth, worth.dtype.min), axis=1, output_type=tf.int32)
+    return tf.where(tf.reduce_any(usable, axis=1), best, -1)
 
 
 def _from_0_to_1(values: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

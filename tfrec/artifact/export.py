@@ -14,7 +14,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from tfrec.artifact import cascade, ranker
+from tfrec.artifact import options, ranker
 from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
@@ -119,8 +119,8 @@ def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any
         module, signatures = build(parts)
         optional = {name: defaults(name, parts) for name in signatures}
         if parts.cascade is not None:
-            plain = {name: defaults(name.removesuffix(cascade.WITH), parts) for name in signatures}
-            optional = {name: plain[name] | cascade.defaults(name) for name in signatures}
+            plain = {name: defaults(name.removesuffix(options.WITH), parts) for name in signatures}
+            optional = {name: plain[name] | options.defaults(name) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _add_defaults(folder / "saved_model.pb", optional)

@@ -11,9 +11,10 @@ import tensorflow as tf
 
 from tfrec.artifact import cascade, indexed
 from tfrec.artifact.blended import BlendAt, BlendedSearch
-from tfrec.artifact.cascade import CascadeParts
+from tfrec.artifact.cascade import CascadeParts, Person
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.item_table import ItemTable
+from tfrec.artifact.options import RETRIEVAL
 from tfrec.artifact.requests import LOWEST, known_first, one_a_row
 from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
@@ -280,12 +281,12 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     if parts.cascade is not None:
         evidence, popularity = parts.cascade.evidence, module.popularity
 
-        def ask(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor, dict[str, tf.Tensor], tf.Tensor]:
+        def ask(user_id: tf.Tensor, history: tf.Tensor) -> Person:
             user, seen = read(user_id, history)
             known = is_known(user, seen)
             found = evidence(cosines(user, seen), seen[:, -parts.blend_history :], module.text_vectors)
-            found[cascade.RETRIEVAL] = tf.where(known[:, None], found[cascade.RETRIEVAL], popularity[None])
-            return user, seen, found, known
+            found[RETRIEVAL] = tf.where(known[:, None], found[RETRIEVAL], popularity[None])
+            return Person(user, seen, found, known)
 
         signatures |= cascade.signatures(module, parts.cascade, ask, parts.drop_history, parts.embed_query)
     return module, signatures

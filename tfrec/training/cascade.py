@@ -146,11 +146,7 @@ def fit(
     most = config.cascade.epochs
     folds = [(np.flatnonzero(parts != i), np.flatnonzero(parts == i)) for i in range(config.cascade.folds)]
     fitted = [train(known, most, f"fold_{i}", judged) for i, (known, judged) in enumerate(folds)]
-    shares = [len(judged) / len(requests) for _, judged in folds]
-    curve = [
-        float(sum(share * logs[epoch]["val_ndcg"] for share, (_, logs) in zip(shares, fitted, strict=True)))
-        for epoch in range(most)
-    ]
+    curve = _mean_curve([[log["val_ndcg"] for log in logs] for _, logs in fitted], [len(judged) for _, judged in folds])
     epochs = int(np.argmax(curve)) + 1
     scores = np.zeros(requests.labels.shape, np.float32)
     for i, (known, judged) in enumerate(folds):
@@ -159,6 +155,11 @@ def fit(
     weights = choose_weights(config, requests, scores, prior, k)
     model, _ = train(np.arange(len(requests)), epochs, "all")
     return FittedRanker(model, epochs, scores, weights, curve)
+
+
+def _mean_curve(curves: Sequence[Sequence[float]], sizes: Sequence[int]) -> list[float]:
+    """The mean over queries of what folds of these sizes reach after each epoch."""
+    return [float(value) for value in np.average(np.array(curves), axis=0, weights=sizes)]
 
 
 def _train(
