@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import sys
@@ -13,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import __version__, cascade, cascade_serving, rank_serving, ranking, serving
+from tfrec import cascade, cascade_serving, publishing, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
@@ -27,13 +26,11 @@ from tfrec.evaluation import baselines, bootstrap, metrics, ragged, slices
 from tfrec.evaluation.holdouts import baskets, last_items
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
 from tfrec.runs import Run, read_json, write_arrays, write_json
-from tfrec.server.servable import Servable
 from tfrec.training import blending, memory, retrieval, warm_start
 from tfrec.training.peers import Peers
 from tfrec.training.validation import RetrievalScorer
 
 Say = Callable[[str], None]
-TOLERANCE = 1e-5
 MODEL_SERVER = "tensorflow_model_server"
 
 
@@ -318,80 +315,20 @@ def export(config: Config, say: Say = say, force: bool = False) -> Path:
     """
     run, target = Run(config), Path(config.export.folder) / config.run.name
     _refuse_other_settings(run)
-    card = _card(run)
-    card["gate"] = gate.decide(_compare_versions(config, target, card), force)
-    say(card["gate"]["reason"])
-    parts, requests, expected = _ranker_parts(run) if config.model.kind != "two_tower" else _parts(run, card, say)
+    about = publishing.card(run)
+    about["gate"] = gate.decide(publishing.compare_versions(config, target, about), force)
+    say(about["gate"]["reason"])
+    made = publishing.make(run, about, say)
 
     def finish(folder: Path) -> None:
         say("verifying in a clean process")
-        write_golden(folder, requests, config.run.name)
+        write_golden(folder, made.requests, config.run.name)
         report = verification.verify(folder, config.export.tf_serving)
         if not report.ok:
             raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
-        _compare(folder, requests, expected())
+        publishing.compare_scores(folder, made)
 
-    return artifacts.export(parts, target, card, finish)
-
-
-def _compare_versions(config: Config, target: Path, card: Mapping[str, Any]) -> gate.Verdict:
-    newest = artifacts.newest(target)
-    before = artifacts.read_card(newest) if newest else None
-    return gate.compare_metric(
-        before, card["metrics"].get("test", {}), config.train.monitor, config.export.largest_metric_loss
-    )
-
-
-Made = tuple[Any, artifacts.Requests, Callable[[], np.ndarray]]  # parts, golden requests, the first one's scores
-
-
-def _parts(run: Run, card: dict[str, Any], say: Say) -> Made:
-    model = run.model()
-    parts = serving.make_parts(run, model)
-    card["blend_keeps_texts"] = isinstance(parts.blend, serving.ServedBlend) and parts.blend.keeps_texts
-    size = sum(array.nbytes for array in parts.stored_history)
-    say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
-    if run.config.cascade.candidates:
-        parts = cascade_serving.make_parts(run, parts)
-        requests = cascade_serving.golden_requests(run, parts)
-        return parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10)
-    parts, indexes = serving.plan_indexes(run, model, parts)
-    for name, about in indexes.items():
-        say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in about.items()))
-    card["indexes"] = indexes
-    requests = serving.golden_requests(run, parts)
-    return parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10)
-
-
-def _ranker_parts(run: Run) -> Made:
-    parts = rank_serving.make_parts(run)
-    return parts, rank_serving.golden_requests(run), lambda: rank_serving.reference_scores(run, parts)
-
-
-def _compare(folder: Path, requests: artifacts.Requests, expected: np.ndarray) -> None:
-    name, request = requests[0]
-    servable = Servable(folder)
-    try:
-        if "nprobe" in servable.signatures[name].inputs:
-            request = {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
-        served = servable.run(name, request)["scores"]
-    finally:
-        servable.close()
-    worst = float(np.max(np.abs(served[:, : expected.shape[1]] - expected[:, : served.shape[1]])))
-    if not worst <= TOLERANCE:
-        raise ArtifactError(f"served scores must equal the Keras model's to {TOLERANCE}", f"a difference of {worst}")
-
-
-def _card(run: Run) -> dict[str, Any]:
-    path = run.folder / "metrics.json"
-    measured = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    return {
-        "tfrec": __version__,
-        "model": run.config.run.name,
-        "settings": run.config.model_dump(mode="json"),
-        "data": {name: run.prepared.report[name] for name in ("users", "items", "events", "hashes")},
-        "metrics": {name: measured[name] for name in ("valid", "test") if name in measured},
-    }
+    return artifacts.export(made.parts, target, about, finish)
 
 
 def serve(config: Config, say: Say = say) -> int:
