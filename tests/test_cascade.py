@@ -22,7 +22,7 @@ from tfrec.config import load, validate
 from tfrec.errors import ConfigError, TrainingError
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
-from tfrec.training.cascade import Requests, RequestScorer, fit, likeliest_prior, ndcg
+from tfrec.training.cascade import Requests, RequestScorer, choose_weights, fit, likeliest_prior, ndcg
 
 RANKER = [
     "cascade.candidates=12",
@@ -165,6 +165,18 @@ def test_the_likeliest_prior_follows_how_good_retrieval_is() -> None:
     mixed[:6, 0], mixed[6:, 1] = 1, 1  # right three times of four: e^2p = 3
     assert likeliest_prior(wrong) == pytest.approx(0.05)
     assert likeliest_prior(requests_of(8, mixed)) == pytest.approx(np.log(3) / 2, rel=0.06)
+
+
+def test_what_is_no_candidate_weighs_nothing() -> None:
+    config = validate({"run": {"name": "a"}, "data": {"source": "ml-100k"}, "model": {"text": "none"}})
+    short = requests_of(8)
+    columns = {**short.columns, "item": np.tile(np.array([1, 2, 0], np.int32), (8, 1))}
+    columns["signal.retrieval"] = np.pad(short.columns["signal.retrieval"], [(0, 0), (0, 1)])
+    retrieval = np.pad(short.retrieval, [(0, 0), (0, 1)], constant_values=np.finfo(np.float32).min)
+    requests = Requests(columns, retrieval, np.pad(short.labels, [(0, 0), (0, 1), (0, 0)]), short.wanted)
+    scores = np.tile(np.array([0, 1, 9], np.float32)[:, None], (8, 1, 1))
+    assert likeliest_prior(requests) == likeliest_prior(short)
+    assert choose_weights(config, requests, scores, 1.0, 10) == {"like": 1.0, "retrieval": 0.0}
 
 
 def test_the_ranker_learns_what_retrieval_gets_wrong(run: Run, tmp_path: Path) -> None:

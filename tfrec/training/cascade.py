@@ -287,7 +287,8 @@ def choose_weights(config: Config, requests: Requests, scores: np.ndarray, prior
     first, *others = [task.name for task in config.ranker.tasks]
     scale = prior * _retrieval_scale(requests)
     choices = [(1.0, more * scale) for more in _MIXED] + [(0.0, 1.0)]
-    worth = [float(ndcg(requests, a * scores[..., 0] + b * requests.retrieval, k).mean()) for a, b in choices]
+    found = np.where(requests.columns["item"] > 0, requests.retrieval, 0)
+    worth = [float(ndcg(requests, a * scores[..., 0] + b * found, k).mean()) for a, b in choices]
     own, retrieval = choices[int(np.argmax(worth))]
     return {first: own, **dict.fromkeys(others, 0.0), RETRIEVAL: round(retrieval, 6)}
 
