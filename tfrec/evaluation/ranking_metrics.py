@@ -37,7 +37,7 @@ def auc(labels: np.ndarray, scores: np.ndarray) -> float:
     Raises:
         DataError: there are no positives or no negatives.
     """
-    labels, scores = _rows(labels, scores)
+    labels, scores = same_rows(labels, scores)
     _need_binary(labels)
     positives = float(labels.sum())
     negatives = len(labels) - positives
@@ -59,7 +59,7 @@ def gauc(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> float:
     Raises:
         DataError: no group has positives and negatives.
     """
-    labels, scores = _rows(labels, scores)
+    labels, scores = same_rows(labels, scores)
     _need_binary(labels)
     _, group = np.unique(groups, return_inverse=True)
     rank = _ranks_within(group, scores)
@@ -120,13 +120,13 @@ def ece(labels: np.ndarray, probabilities: np.ndarray, bins: int = 15) -> float:
 
 def rmse(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Root of the mean squared difference."""
-    labels, predictions = _rows(labels, predictions)
+    labels, predictions = same_rows(labels, predictions)
     return float(np.sqrt(np.mean(np.square(labels - predictions))))
 
 
 def mae(labels: np.ndarray, predictions: np.ndarray) -> float:
     """Mean absolute difference."""
-    labels, predictions = _rows(labels, predictions)
+    labels, predictions = same_rows(labels, predictions)
     return float(np.mean(np.abs(labels - predictions)))
 
 
@@ -147,7 +147,7 @@ def ndcg(gains: np.ndarray, scores: np.ndarray, groups: np.ndarray, k: int) -> n
     Raises:
         DataError: K < 1, a gain is negative, or no group has one above 0.
     """
-    gains, scores = _rows(gains, scores)
+    gains, scores = same_rows(gains, scores)
     if k < 1 or gains.min() < 0:
         raise DataError("NDCG needs K of at least 1 and gains of at least 0", (k, float(gains.min())))
     _, group = np.unique(groups, return_inverse=True)
@@ -168,7 +168,7 @@ def gini(values: np.ndarray, predictions: np.ndarray) -> float:
     Raises:
         DataError: a value is negative, or all are equal.
     """
-    values, predictions = _rows(values, predictions)
+    values, predictions = same_rows(values, predictions)
     if values.min() < 0 or values.min() == values.max():
         raise DataError("Gini needs values that are not negative and not all equal", float(values.min()))
     return _lorenz(values, predictions) / _lorenz(values, values)
@@ -187,7 +187,7 @@ def top_capture(values: np.ndarray, predictions: np.ndarray, share: float = 0.1)
     Raises:
         DataError: a value is negative, all are 0, or share is out of range.
     """
-    values, predictions = _rows(values, predictions)
+    values, predictions = same_rows(values, predictions)
     if values.min() < 0 or not values.sum() or not 0 < share <= 1:
         received = {"least value": float(values.min()), "sum": float(values.sum()), "share": share}
         raise DataError("capture needs values >= 0 with a sum above 0 and a share in (0, 1]", received)
@@ -205,7 +205,7 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     Raises:
         DataError: one of the two is constant.
     """
-    first, second = _rows(first, second)
+    first, second = same_rows(first, second)
     a, b = (average_ranks(x) - (len(x) + 1) / 2 for x in (first, second))
     scale = np.sqrt(np.sum(a * a) * np.sum(b * b))
     if not scale:
@@ -213,37 +213,9 @@ def spearman(first: np.ndarray, second: np.ndarray) -> float:
     return float(np.sum(a * b) / scale)
 
 
-def concordance(stayed: np.ndarray, observed: np.ndarray, scores: np.ndarray) -> float:
-    """Chance that of two rows the one that stayed longer scores higher, ties of scores counting half.
-
-        C = mean over pairs (i, j) of [s_i < s_j];   a pair: i was seen to leave, and j stayed more periods than i
-
-    Source: Harrell et al. 1982, Evaluating the yield of medical tests.
-
-    Args:
-        stayed: whole periods that each row stayed, [R].
-        observed: whether it was seen to leave in the period after them, bool [R].
-        scores: higher = stays longer, [R].
-
-    Raises:
-        DataError: there is no pair.
-    """
-    stayed, scores = _rows(stayed, scores)
-    pairs = right = 0.0
-    for period in np.unique(stayed[observed]):
-        left, longer = scores[observed & (stayed == period)], scores[stayed > period]
-        if len(longer):
-            both = np.concatenate([np.zeros(len(left)), np.ones(len(longer))]), np.concatenate([left, longer])
-            pairs += len(left) * len(longer)
-            right += len(left) * len(longer) * auc(*both)
-    if not pairs:
-        raise DataError("concordance needs a row that was seen to leave and one that stayed longer", len(stayed))
-    return right / pairs
-
-
 def precision_recall_f1(labels: np.ndarray, scores: np.ndarray, threshold: float = 0.5) -> tuple[float, float, float]:
     """Precision, recall and F1 of calling positive what scores at least ``threshold``; 0 / 0 counts as 0."""
-    labels, scores = _rows(labels, scores)
+    labels, scores = same_rows(labels, scores)
     _need_binary(labels)
     called = scores >= threshold
     hits = float(labels[called].sum())
@@ -275,29 +247,6 @@ def summarize_value(values: np.ndarray, predictions: np.ndarray) -> dict[str, fl
         out["spearman"] = spearman(values, predictions)
     if varied and np.min(values) >= 0:
         out |= {"gini": gini(values, predictions), "top_decile": top_capture(values, predictions)}
-    return out
-
-
-def summarize_survival(
-    stayed: np.ndarray, observed: np.ndarray, retention: np.ndarray, groups: np.ndarray, horizon: int
-) -> dict[str, float]:
-    """Concordance, and every metric of a binary task over the rows whose fate at the horizon is known.
-
-    A row that is lost sight of before the horizon is left out of the latter; what has no pair or row is left out.
-
-    Args:
-        stayed, observed: of :func:`concordance`.
-        retention: predicted chance to stay through the horizon, [R].
-        groups: whose row it is, int [R].
-        horizon: periods.
-    """
-    out: dict[str, float] = {}
-    if observed.any() and stayed.max() > stayed[observed].min():
-        out["concordance"] = concordance(stayed, observed, retention)
-    stays = stayed >= horizon
-    known = stays | observed
-    if known.any():
-        out |= summarize_binary(stays[known].astype(np.float64), retention[known], groups[known])
     return out
 
 
@@ -377,7 +326,8 @@ def _lorenz(values: np.ndarray, predictions: np.ndarray) -> float:
     return float(np.sum(values / values.sum() * (rows + 1 - 2 * place) / rows))
 
 
-def _rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def same_rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Both as float64 [R]; refused where their lengths differ."""
     first, second = np.asarray(first, np.float64), np.asarray(second, np.float64)
     if first.ndim != 1 or first.shape != second.shape or not len(first):
         raise DataError("a metric needs two arrays [R] of one length, R >= 1", (first.shape, second.shape))
@@ -389,7 +339,7 @@ def _rows(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray
 
 
 def _probabilities(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    labels, probabilities = _rows(labels, probabilities)
+    labels, probabilities = same_rows(labels, probabilities)
     _need_binary(labels)
     outside = (probabilities < 0) | (probabilities > 1)
     if outside.any():

@@ -16,7 +16,7 @@ from tfrec.config import Config
 from tfrec.data.impression_batches import ImpressionBatches
 from tfrec.data.impressions import Impressions, check_classes
 from tfrec.data.sampling import Sampler
-from tfrec.evaluation import ranking_metrics
+from tfrec.evaluation import ranking_metrics, survival_metrics
 from tfrec.models import ranking_losses
 from tfrec.models.ranking.body import Sizes
 from tfrec.models.ranking.ranker import Ranker
@@ -232,7 +232,7 @@ def _summary(task: Task, labels: np.ndarray, predictions: np.ndarray, groups: np
         return ranking_metrics.summarize_binary(labels, predictions, groups)
     if task.kind == "survival":
         stayed = np.floor(labels)
-        return ranking_metrics.summarize_survival(stayed, labels == stayed, predictions, groups, task.horizon)
+        return survival_metrics.summarize_survival(stayed, labels == stayed, predictions, groups, task.horizon)
     return ranking_metrics.summarize_value(labels, predictions)
 
 
