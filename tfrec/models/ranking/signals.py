@@ -87,7 +87,7 @@ def _repeats(history: tf.Tensor, items: tf.Tensor) -> dict[str, tf.Tensor]:
     age = tf.cast(tf.range(length - 1, -1, -1), tf.float32)
     place = tf.cast(tf.equal(items[:, :, None], history[:, None, :]) & (items > 0)[:, :, None], tf.float32)  # [B, C, L]
     weights = tf.stack([tf.ones_like(age), *(tf.pow(fade, age) for fade in _FADES)], axis=1)  # [L, 3]
-    sums = tf.einsum("bcl,lw->bcw", place, weights)
+    sums = tf.tensordot(place, weights, axes=1)
     known = tf.cast(history > 0, tf.float32)
     count = tf.reduce_sum(known, axis=1)
     again = tf.reduce_sum(known * tf.cast(_seen_before(history), tf.float32), axis=1)
