@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 
 import mirrored_check
 import world
@@ -19,7 +17,6 @@ def main() -> None:
     with joined(world.settings(mirrored_check.PLAIN, **servers, **SETTINGS, batch=4)) as peers:
         if not peers.trains:
             return
-        tempfile.tempdir = tempfile.mkdtemp(dir=Path.cwd())
         trainer, history = mirrored_check.train(mirrored_check.PLAIN, {**servers, **SETTINGS}, 6)
         again, continued = mirrored_check.train(mirrored_check.PLAIN, {**servers, **SETTINGS}, 6, folder=trainer.folder)
         report = {

@@ -5,9 +5,7 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 import warnings
-from pathlib import Path
 from typing import Any
 
 import mirrored_check
@@ -37,7 +35,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", "__array__ implementation doesn't accept a copy keyword", DeprecationWarning)
     tf.config.experimental.enable_op_determinism()
     epochs, *cases = sys.argv[1:]
-    tempfile.tempdir = tempfile.mkdtemp(dir=Path.cwd())
     with joined(world.settings(strategy="multi_worker", batch=4, peer_seconds=60)) as peers:
         report = {case: compare(case, int(epochs), peers.leads) for case in cases}
     print(json.dumps(report))
