@@ -79,7 +79,9 @@ def test_rare_ids_share_a_row() -> None:
 
 @pytest.mark.parametrize("kind", ["full", "frequent", "hashed", "compositional"])
 def test_vectors_start_with_one_spread_and_learn_by_rows(kind: str) -> None:
-    table = {"kind": kind, "rows": 800, "hashes": 3}
+    keras.utils.set_random_seed(1)
+    # Few rows of quotients would leave the spread to few draws.
+    table = {"kind": kind, "rows": 50 if kind == "compositional" else 800, "hashes": 3}
     layer = built(id_embedding(2_000, 8, table, keras.initializers.RandomNormal(stddev=0.3), 0.3))
     if kind == "frequent":
         layer.fill(np.arange(2_001) > 1_200)

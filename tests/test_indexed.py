@@ -15,8 +15,8 @@ from saved_models import strings
 from tfrec.artifact import export, ops, recommender
 from tfrec.artifact.buckets import build
 from tfrec.artifact.indexed import Plan
+from tfrec.artifact.session_check import read_meta_graph
 from tfrec.server.servable import RequestError, Servable
-from tfrec.server.session import read_meta_graph
 
 VECTORS = ITEM_VECTORS.astype(np.float32)
 BUCKETS = build(VECTORS, np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
