@@ -63,7 +63,7 @@ check: .venv/tested ## format, lint, types, direction of imports
 
 bench: .venv/installed ## one ratio a script, appended to benchmarks/results.json (use a quiet machine)
 	for script in train_two_tower optimizers train_memory encode_text evaluate serve_overhead serve_throughput \
-		swap_under_load soak reindex; do \
+		swap_under_load soak reindex cascade_latency ivf_1m brute_1m_b32 prepare_10m batches step_scaling; do \
 		$(BIN)/python benchmarks/$$script.py || exit 1; done
 
 bench-torch: .venv/installed .venv-peers/installed ## the ratio against PyTorch, which has an environment of its own
