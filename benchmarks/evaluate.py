@@ -5,7 +5,8 @@ Both get the same vectors, of width 32, of the 943 users of MovieLens 100K, and 
 recall and MAP at five Ks. The peer is ``tfrs.metrics.FactorizedTopK`` with the same Ks, which gives HR alone and masks
 nothing, compiled, with all queries at once. Its candidates are a data set in batches of 128 that looks vectors up, as
 its documentation shows; ``--candidates brute_force`` takes its ``BruteForce`` layer instead, which keeps all scores in
-memory. ``evaluate_2k`` has the 1,682 items of MovieLens, ``evaluate_100k`` has 100,000.
+memory. Each side has a process and one thread: a thread of a matrix library that waits for work costs CPU time.
+``evaluate_2k`` has the 1,682 items of MovieLens, ``evaluate_100k`` has 100,000.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from common import Cost, Measure, Worker, alternate, answer, arguments, cost_of,
 
 WIDTH, HISTORY, KS = 32, 50, (1, 5, 10, 50, 100)
 CATALOGUES = {"evaluate_2k": (1_682, 943, 10), "evaluate_100k": (100_000, 943, 1)}  # items, queries, times
+ONE_THREAD = {"OPENBLAS_NUM_THREADS": "1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 EXAMPLE = "python benchmarks/evaluate.py --rounds 7"
 
 
@@ -25,15 +27,19 @@ def main() -> None:
     parser = arguments(str(__doc__), EXAMPLE)
     parser.add_argument("--only", choices=CATALOGUES, nargs="+", default=list(CATALOGUES), help="which catalogues")
     parser.add_argument("--candidates", choices=["dataset", "brute_force"], default="dataset", help="of the peer")
-    parser.add_argument("--side", choices=CATALOGUES, help="be the peer's side of this comparison")
+    parser.add_argument("--side", choices=["ours", "tfrs"], help="be this side of the comparison of --only")
     options = parser.parse_args()
     if options.side:
-        answer(tfrs(options.side, options.candidates))
+        [name] = options.only
+        answer(ours(name) if options.side == "ours" else tfrs(name, options.candidates))
         return
-    command = [sys.executable, __file__, "--candidates", options.candidates, "--side"]
+    command = [sys.executable, __file__, "--candidates", options.candidates, "--only"]
     for name in options.only:
-        with Worker([*command, name], TF_USE_LEGACY_KERAS="1") as peer_side:
-            own, peer = alternate(ours(name), peer_side, options.rounds)
+        with (
+            Worker([*command, name, "--side", "ours"], **ONE_THREAD) as own_side,
+            Worker([*command, name, "--side", "tfrs"], TF_USE_LEGACY_KERAS="1", **ONE_THREAD) as peer_side,
+        ):
+            own, peer = alternate(own_side, peer_side, options.rounds)
         unit, packages = "queries per CPU-second", ["numpy", "tensorflow", "tensorflow-recommenders"]
         wall = peer.wall / own.wall
         report(options.results, name, peer.cpu / own.cpu, 1 / own.cpu, 1 / peer.cpu, unit, packages, wall)

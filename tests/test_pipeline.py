@@ -170,12 +170,12 @@ def test_an_export_that_fails_verification_is_not_published(
 NO_TEXT = "model.text=none"
 BASKETS = ("data.interactions={folder}/baskets.parquet", "evaluate.repeats=keep", "evaluate.holdout=basket")
 VARIANTS = {
-    "ids": (NO_TEXT, "features.columns=[]", "export.stored_history=0"),
-    "users": (NO_TEXT, "model.user_id=true", "data.split.kind=temporal", "train.refit=false"),
     "baskets": (NO_TEXT, *BASKETS, "export.drop_history=false"),
     "csv": (NO_TEXT, "data.interactions={folder}/interactions.csv", "data.split.kind=random", "train.targets=last"),
 }
 SLOW = {
+    "ids": (NO_TEXT, "features.columns=[]", "export.stored_history=0"),
+    "users": (NO_TEXT, "model.user_id=true", "data.split.kind=temporal", "train.refit=false"),
     "lora": ("model.text=lora", "train.loss=in_batch"),
     "full": ("model.text=full", "train.loss=in_batch", "model.item_id=false", "train.learning_rate=0.003"),
     "bfloat16": ("train.precision=mixed_bfloat16", "model.history=['transformer']"),

@@ -243,6 +243,7 @@ def replicas() -> None:
             close([v.numpy() for v in (*values, *optimizer.variables)], train(make(0.1), rows))
 
 
+@pytest.mark.slow
 def test_two_replicas_equal_one_device() -> None:
     root = Path(__file__).parent
     path = os.pathsep.join([str(root), str(root.parent)])

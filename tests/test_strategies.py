@@ -38,8 +38,6 @@ QUICK = [
     "sgd softmax",
     "adam softmax clip accumulate",
     "sgd in_batch clip",
-    "adam in_batch",
-    "sgd sampled accumulate clip",
     "lazy_adam mixed",
     "sparse_adagrad gbce",
 ]
@@ -60,7 +58,14 @@ def test_a_mirrored_training_resumes_exactly(reports: dict[str, Any]) -> None:
     assert reports["resumed"] == 0.0
 
 
-SLOW = ["adamw transformer", "sparse_adagrad in_batch clip", "lazy_adam in_batch", "rowwise softmax accumulate"]
+SLOW = [
+    "adam in_batch",
+    "sgd sampled accumulate clip",
+    "adamw transformer",
+    "sparse_adagrad in_batch clip",
+    "lazy_adam in_batch",
+    "rowwise softmax accumulate",
+]
 
 
 @pytest.mark.slow

@@ -150,6 +150,7 @@ def test_another_metric_takes_the_place_of_the_monitored_one(config: str) -> Non
     assert settings.load(folder(config, "metric") / "best.toml").train.monitor == "hr@5"
 
 
+@pytest.mark.slow
 def test_a_killed_search_continues_and_is_shared(config: str) -> None:
     space = "space={'train.learning_rate'={low=1e-3, high=1e-1, log=true}, 'model.layers'={low=1, high=3}}"
     command = words(config, "shared", f"tune={{trials=3, prune=0, {space}}}", "train.epochs=4")
