@@ -99,6 +99,24 @@ def same_scores(run: Run, served: Servable, users: int) -> None:
 
 
 @pytest.mark.slow
+def test_a_cascade_takes_new_items(cascaded: Shop, tmp_path: Path) -> None:
+    exports = shutil.copytree(cascaded.exports, tmp_path / "shop")
+    row = {"item_id": "tool-77", "title": "steel tool 7", "tags": "tool|odd", "price": 12.0}
+    assert cli.main(["reindex", str(exports), tables.write(tmp_path / "new.csv", [row]), "--quiet"]) == 0
+    servable = Servable(exports / "2")
+    try:
+        asked = {"history": np.array([[b"tool-2", b"tool-3"]], object), "k": np.int32(30)}
+        answer = servable.run("recommend", asked)
+        assert b"tool-77" in answer["item_ids"]
+        there = answer["item_ids"] != b""
+        assert np.isfinite(answer["like"][there]).all() and (answer["reasons"][there] != b"").all()
+        cheap = servable.run("recommend_with", {**asked, "max_price": np.float32(1e6)})
+        assert b"tool-77" not in cheap["item_ids"]  # its price waits for the next export
+    finally:
+        servable.close()
+
+
+@pytest.mark.slow
 def test_a_thousand_served_requests_equal_the_keras_models(tmp_path: Path, cache: Path) -> None:
     random = np.random.default_rng(0)
     rows = [
