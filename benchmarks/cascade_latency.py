@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from common import arguments, report
+from common import arguments, median_seconds, report
 
 from tfrec.artifact.cascade import CascadeParts
 from tfrec.artifact.export import write_model
@@ -48,7 +47,7 @@ def main() -> None:
         history = np.array([[f"item {i}".encode() for i in random.integers(0, ITEMS, HISTORY)]], object)
         ours = asked(Path(folder) / "cascade", {"history": history, "k": np.int32(10)}, ("item_ids", "scores"))
         peer = asked(save_matmuls(ranker, Path(folder) / "peer"), {"user": random.normal(size=(1, WIDTH))}, ("y",))
-        rounds = [(median_seconds(ours), median_seconds(peer)) for _ in range(options.rounds + 1)][1:]
+        rounds = [(median_seconds(CALLS, ours), median_seconds(CALLS, peer)) for _ in range(options.rounds + 1)][1:]
     cascade, matmuls = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"recommend {cascade * 1e3:.2f} ms, matmuls {matmuls * 1e3:.2f} ms")
     ratio = cascade / matmuls
@@ -154,16 +153,6 @@ def asked(path: Path, inputs: Mapping[str, Any], outputs: tuple[str, ...]) -> Ca
     run = session.make_callable([signature.outputs[n].name for n in outputs], [signature.inputs[n].name for n in names])
     values = [given[name] for name in names]
     return lambda: run(*values)
-
-
-def median_seconds(call: Callable[[], object]) -> float:
-    """The median time of a call."""
-    times = []
-    for _ in range(CALLS):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,11 @@ def cost_of(work: Callable[[], object]) -> Cost:
     return Cost(time.process_time() - cpu, time.perf_counter() - wall)
 
 
+def median_seconds(calls: int, call: Callable[[], object]) -> float:
+    """The median time of so many calls by the clock."""
+    return statistics.median(cost_of(call).wall for _ in range(calls))
+
+
 def alternate(ours: Measure, peer: Measure, rounds: int) -> tuple[Cost, Cost]:
     """Medians of measurements taken in turn, so that a busy machine is busy for both; the first round warms up."""
     pairs = [(ours(), peer()) for _ in range(rounds + 1)][1:]

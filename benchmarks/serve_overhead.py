@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import tensorflow as tf
-from common import arguments, report
+from common import arguments, median_seconds, report
 from serving import PACKAGES, PREDICT, echo_server, message, our_server, row, save_mlp
 
 from tfrec.server.servable import Servable
@@ -32,7 +31,7 @@ def main() -> None:
         default, own = default_session(path), own_session(path)
         with our_server(path.parent, 2) as server, echo_server(2) as echo:
             calls = [default, own, caller(server.target), caller(echo.target)]
-            rounds = [[median_seconds(call) for call in calls] for _ in range(options.rounds + 1)][1:]
+            rounds = [[median_seconds(CALLS, call) for call in calls] for _ in range(options.rounds + 1)][1:]
     session, in_thread, served, echoed = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(
         f"Predict {served * 1e6:.0f} µs, echo {echoed * 1e6:.0f} µs, Session run {session * 1e6:.0f} µs, in the "
@@ -65,16 +64,6 @@ def caller(target: str) -> Callable[[], object]:
     """A call over gRPC, of bytes."""
     call, data = grpc.insecure_channel(target).unary_unary(PREDICT), message()
     return lambda: call(data, timeout=20)
-
-
-def median_seconds(call: Callable[[], object]) -> float:
-    """The median time of a call."""
-    times = []
-    for _ in range(CALLS):
-        begun = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - begun)
-    return statistics.median(times)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,9 @@ from tfrec.ranker_config import ATTENTIVE
 from tfrec.ranking import field_of
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.training import cascade
-from tfrec.training.cascade import RankingTables, Requests, RequestScorer
+from tfrec.training.cascade import Requests, RequestScorer
 from tfrec.training.item_statistics import item_statistics
+from tfrec.training.ranking import RankingTables
 from tfrec.training.validation import RetrievalScorer
 
 _AT_ONCE = 64

@@ -175,71 +175,95 @@ def _compact(index: tf.Tensor) -> tf.Tensor:
     return tf.gather(index, known_first(index), batch_dims=1)
 
 
-def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
-    """The module and its signatures, name -> tf.function."""
-    module = Recommender(parts)
-    index = module.item_index
-    scores_all = index is None or (parts.blend is not None and module.blended is None)
-    strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
-    count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
+class _Asked:
+    """Who asks, and what they like, as the signatures of a recommender read it."""
 
-    def read(user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def __init__(self, module: Recommender, parts: Parts):
+        self.module, self.parts = module, parts
+        self.scores_all = module.item_index is None or (parts.blend is not None and module.blended is None)
+
+    def read(self, user_id: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """User index [B] and the items [B, M] that count as seen, oldest first, 0 on the left."""
         given, asked = tf.shape(history)[0], tf.shape(user_id)[0]
         rows = tf.where(asked == 1, given, asked)
-        user = parts.user_index(_rows(user_id, rows, "user_id"))
-        seen = module.items.lookup(_rows(history, rows, "history"))
+        user = self.parts.user_index(_rows(user_id, rows, "user_id"))
+        seen = self.module.items.lookup(_rows(history, rows, "history"))
         empty = ~tf.reduce_any(seen > 0, axis=1, keepdims=True)
-        return user, _compact(tf.concat([seen, tf.where(empty, module.stored_history(user), 0)], axis=1))
+        return user, _compact(tf.concat([seen, tf.where(empty, self.module.stored_history(user), 0)], axis=1))
 
-    def user_vectors(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        used = _last(seen, parts.history_length)
-        return parts.user_vector(tf.gather(module.item_vectors, used), used > 0, user)
+    def vectors(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        used = _last(seen, self.parts.history_length)
+        return self.parts.user_vector(tf.gather(self.module.item_vectors, used), used > 0, user)
 
-    def is_known(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        return tf.reduce_any(seen > 0, axis=1) | (parts.knows_users & (user > 0))
+    def is_known(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return tf.reduce_any(seen > 0, axis=1) | (self.parts.knows_users & (user > 0))
 
-    def cosines(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        return tf.matmul(user_vectors(user, seen), module.item_vectors, transpose_b=True)  # [B, N+1]
+    def blended(self, seen: tf.Tensor) -> tf.Tensor:
+        """What the blend reads of what counts as seen."""
+        return seen[:, -self.parts.blend_history :]
 
-    def user_scores(user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        liking = cosines(user, seen)
-        if parts.blend is not None:
-            liking = parts.blend(liking, seen[:, -parts.blend_history :], module.text_vectors)
-        return tf.where(is_known(user, seen)[:, None], liking, module.popularity[None])
+    def cosines(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        return tf.matmul(self.vectors(user, seen), self.module.item_vectors, transpose_b=True)  # [B, N+1]
 
-    def liked(user: tf.Tensor, seen: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any) -> indexed.Found:
-        count = tf.maximum(tf.reduce_max(k), 0)
-        if scores_all:
-            return module.best(user_scores(user, seen), dropped, count)
-        query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
-        if module.blended is None:
-            assert index is not None
-            found = indexed.search(index, query, dropped, count, nprobe)
-        else:
-            found = module.blended.search(query, history, dropped, count, nprobe)
-        popular = tf.broadcast_to(module.popularity, [tf.size(user), tf.size(module.popularity)])
-        return indexed.or_else(is_known(user, seen), found, lambda: module.best(popular, dropped, count), count)
+    def scores(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
+        """Of every item, [B, N+1]."""
+        liking = self.cosines(user, seen)
+        if self.parts.blend is not None:
+            liking = self.parts.blend(liking, self.blended(seen), self.module.text_vectors)
+        return tf.where(self.is_known(user, seen)[:, None], liking, self.module.popularity[None])
 
-    def scores_of(user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        if scores_all:
-            return tf.gather(user_scores(user, seen), item, batch_dims=1)
-        query, history = user_vectors(user, seen), seen[:, -parts.blend_history :]
+    def scores_of(self, user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
+        """Of items [B, C]."""
+        if self.scores_all:
+            return tf.gather(self.scores(user, seen), item, batch_dims=1)
+        module, query = self.module, self.vectors(user, seen)
         if module.blended is None:
             scores = tf.linalg.matvec(tf.gather(module.item_vectors, item), query)
         else:
-            scores = module.blended.scores(query, history, item)
-        return tf.where(is_known(user, seen)[:, None], scores, tf.gather(module.popularity, item))
+            scores = module.blended.scores(query, self.blended(seen), item)
+        return tf.where(self.is_known(user, seen)[:, None], scores, tf.gather(module.popularity, item))
+
+    def liked(self, user: tf.Tensor, seen: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any) -> indexed.Found:
+        """The best items [B, ≤ k], by the index if there is one."""
+        module, count = self.module, tf.maximum(tf.reduce_max(k), 0)
+        if self.scores_all:
+            return module.best(self.scores(user, seen), dropped, count)
+        query = self.vectors(user, seen)
+        if module.blended is None:
+            assert module.item_index is not None
+            found = indexed.search(module.item_index, query, dropped, count, nprobe)
+        else:
+            found = module.blended.search(query, self.blended(seen), dropped, count, nprobe)
+        popular = tf.broadcast_to(module.popularity, [tf.size(user), tf.size(module.popularity)])
+        known = self.is_known(user, seen)
+        return indexed.or_else(known, found, lambda: module.best(popular, dropped, count), count)
+
+    def person(self, user_id: tf.Tensor, history: tf.Tensor) -> Person:
+        """What a cascade reads of a request."""
+        assert self.parts.cascade is not None
+        user, seen = self.read(user_id, history)
+        known = self.is_known(user, seen)
+        found = self.parts.cascade.evidence(self.cosines(user, seen), self.blended(seen), self.module.text_vectors)
+        found[RETRIEVAL] = tf.where(known[:, None], found[RETRIEVAL], self.module.popularity[None])
+        return Person(user, seen, found, known)
+
+
+def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
+    """The module and its signatures, name -> tf.function."""
+    module = Recommender(parts)
+    index, asked = module.item_index, _Asked(module, parts)
+    strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
+    count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
 
     @tf.function(input_signature=[strings, matrix, matrix, count, *indexed.probe_spec(index)])
     def recommend(
         user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None
     ) -> dict[str, tf.Tensor]:
-        user, seen = read(user_id, history)
+        user, seen = asked.read(user_id, history)
         dropped = module.items.lookup(_rows(exclude, tf.shape(user)[0], "exclude"))
         if parts.drop_history:
             dropped = tf.concat([dropped, seen], axis=1)
-        return module.answer(*liked(user, seen, dropped, k, nprobe), k)
+        return module.answer(*asked.liked(user, seen, dropped, k, nprobe), k)
 
     @tf.function(input_signature=[strings, matrix, count, *indexed.probe_spec(index)])
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
@@ -251,13 +275,13 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
 
     @tf.function(input_signature=[strings, matrix, matrix])
     def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
-        user, seen = read(user_id, history)
+        user, seen = asked.read(user_id, history)
         item = module.items.lookup(_rows(item_ids, tf.shape(user)[0], "item_ids"))
-        return {"scores": tf.where(tf.gather(module.available, item), scores_of(user, seen, item), LOWEST)}
+        return {"scores": tf.where(tf.gather(module.available, item), asked.scores_of(user, seen, item), LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:
-        return {"embedding": user_vectors(*read(user_id, history))}
+        return {"embedding": asked.vectors(*asked.read(user_id, history))}
 
     @tf.function
     def embed_item(item_id: tf.Tensor, **raw: tf.Tensor) -> dict[str, tf.Tensor]:
@@ -279,16 +303,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     if parts.embed_query is not None:
         signatures |= _text_signatures(module, parts)
     if parts.cascade is not None:
-        evidence, popularity = parts.cascade.evidence, module.popularity
-
-        def ask(user_id: tf.Tensor, history: tf.Tensor) -> Person:
-            user, seen = read(user_id, history)
-            known = is_known(user, seen)
-            found = evidence(cosines(user, seen), seen[:, -parts.blend_history :], module.text_vectors)
-            found[RETRIEVAL] = tf.where(known[:, None], found[RETRIEVAL], popularity[None])
-            return Person(user, seen, found, known)
-
-        signatures |= cascade.signatures(module, parts.cascade, ask, parts.drop_history, parts.embed_query)
+        signatures |= cascade.signatures(module, parts.cascade, asked.person, parts.drop_history, parts.embed_query)
     return module, signatures
 
 

@@ -14,13 +14,12 @@ import tensorflow as tf
 
 from tfrec.config import Config
 from tfrec.errors import TrainingError
-from tfrec.models.ranking.body import Sizes
 from tfrec.models.ranking.ranker import Ranker
 from tfrec.models.ranking.signals import PREFIX, RETRIEVAL
 from tfrec.training.candidates import Batch
 from tfrec.training.fitting import train_once
 from tfrec.training.objectives import Objective
-from tfrec.training.ranking import task_loss
+from tfrec.training.ranking import RankingTables, filled_ranker, task_loss
 
 COMPARING = ("bpr", "listwise")
 _NEVER = -1e9  # a logit of what is no candidate
@@ -53,15 +52,6 @@ class Requests:
         """The queries of these rows."""
         columns = {name: column[rows] for name, column in self.columns.items()}
         return Requests(columns, self.retrieval[rows], self.labels[rows], self.wanted[rows])
-
-
-@dataclass(frozen=True)
-class RankingTables:
-    """Stored features of users and items for one stage, row 0 for the unknown, and what the ranker reads of them."""
-
-    sizes: Sizes
-    user_columns: Mapping[str, np.ndarray]
-    item_columns: Mapping[str, np.ndarray]
 
 
 class FittedRanker(NamedTuple):
@@ -197,14 +187,7 @@ def build(config: Config, tables: RankingTables, prior: float) -> Ranker:
         tables: fill the stored features.
         prior: multiple of retrieval's score in the first logit.
     """
-    shapes = [
-        {name: (column.shape, column.dtype.name) for name, column in columns.items()}
-        for columns in (tables.user_columns, tables.item_columns)
-    ]
-    model = Ranker(config.cascade.kind, tables.sizes, config.ranker, *shapes, dtype=config.train.precision)
-    model.build()
-    model.user_table.fill(tables.user_columns)
-    model.item_table.fill(tables.item_columns)
+    model = filled_ranker(config, config.cascade.kind, tables)
     model.prior.assign(prior)
     if model.head is not None:
         for layer in model.head.towers.last:

@@ -30,20 +30,24 @@ _SCORED_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)
-class RankingData:
+class RankingTables:
+    """Stored features of users and items, row 0 for the unknown, and the sizes of what a ranker reads."""
+
+    sizes: Sizes
+    user_columns: Mapping[str, np.ndarray]
+    item_columns: Mapping[str, np.ndarray]
+
+
+@dataclass(frozen=True)
+class RankingData(RankingTables):
     """Everything that a ranker learns from.
 
     Args:
-        sizes: of the inputs.
-        user_columns, item_columns: stored features, row 0 for the unknown.
         train: rows of these splits, (0,) or (0, 1).
         held_out: rows of split 1 (valid) or 2 (test).
         sampler: negatives that none of these splits knows as positives; None = rows have labels.
     """
 
-    sizes: Sizes
-    user_columns: Mapping[str, np.ndarray]
-    item_columns: Mapping[str, np.ndarray]
     train: Callable[[tuple[int, ...]], Impressions]
     held_out: Callable[[int], Impressions]
     sampler: Callable[[tuple[int, ...]], Sampler] | None = None
@@ -115,16 +119,22 @@ def _train(
 
 def build(config: Config, data: RankingData, labels: np.ndarray) -> Ranker:
     """A fresh ranker with its tables filled, whose outputs start where the training labels [R, T] are."""
-    shapes = [
-        {name: (column.shape, column.dtype.name) for name, column in columns.items()}
-        for columns in (data.user_columns, data.item_columns)
-    ]
-    model = Ranker(config.model.kind, data.sizes, config.ranker, *shapes, dtype=config.train.precision)
-    model.build()
-    model.user_table.fill(data.user_columns)
-    model.item_table.fill(data.item_columns)
+    model = filled_ranker(config, config.model.kind, data)
     starts = {task.name: start(task, own) for task, own in zip(config.ranker.tasks, labels.T, strict=True)}
     model.start_at({name: values for name, values in starts.items() if values is not None})
+    return model
+
+
+def filled_ranker(config: Config, kind: str, tables: RankingTables) -> Ranker:
+    """A fresh ranker of a kind that holds the features of users and items."""
+    shapes = [
+        {name: (column.shape, column.dtype.name) for name, column in columns.items()}
+        for columns in (tables.user_columns, tables.item_columns)
+    ]
+    model = Ranker(kind, tables.sizes, config.ranker, *shapes, dtype=config.train.precision)
+    model.build()
+    model.user_table.fill(tables.user_columns)
+    model.item_table.fill(tables.item_columns)
     return model
 
 
