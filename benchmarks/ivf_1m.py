@@ -25,7 +25,7 @@ from common import Cost, alternate, arguments, report
 
 from tfrec.artifact.buckets import build
 from tfrec.artifact.ivf import IVF
-from tfrec.artifact.planning import nearest, probes_for
+from tfrec.artifact.planning import SIZE, nearest, probes_for
 from tfrec.artifact.scan import Scan
 
 QUERIES = 300
@@ -37,8 +37,8 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of the shares of centres")
     parser.add_argument("--vectors", type=Path, help="an .npy file of trained vectors")
-    parser.add_argument("--storage", choices=["float32", "bfloat16"], default="bfloat16", help="of vectors in buckets")
-    parser.add_argument("--cap", type=int, default=128, help="items of a bucket at most")
+    parser.add_argument("--storage", choices=["float32", "bfloat16"], default="float32", help="of vectors in buckets")
+    parser.add_argument("--size", type=int, default=SIZE, help="items of a bucket, about")
     parser.add_argument("--recall", type=float, default=0.95)
     parser.add_argument("--peer", choices=["faiss", "hnswlib"], help="measure it beside ours")
     parser.add_argument("--peer-python", default="ann-env/bin/python", help="the Python of its environment")
@@ -79,12 +79,11 @@ def main() -> None:
 
 def make_index(vectors: np.ndarray, tuning: np.ndarray, options: object) -> tuple:
     """An inverted file that reaches the recall on other queries, and its search."""
-    buckets = build(vectors, np.arange(1, len(vectors), dtype=np.int32), options.cap)  # type: ignore[attr-defined]
-    nprobe, reached = probes_for(buckets, vectors, tuning, options.recall)  # type: ignore[attr-defined]
-    fill = np.mean(buckets.items > 0)
-    print(f"{len(buckets.items):,} buckets, {fill:.0%} full; nprobe {nprobe} gives {reached:.4f} on other queries")
-    index = IVF(tf.Variable(vectors, trainable=False), buckets, options.storage)  # type: ignore[attr-defined]
-    probes, count = tf.constant(nprobe), tf.constant(NEAREST)
+    buckets = build(vectors, np.arange(1, len(vectors), dtype=np.int32), options.size)  # type: ignore[attr-defined]
+    chosen = probes_for(buckets, vectors, tuning, options.recall)  # type: ignore[attr-defined]
+    print(f"{len(buckets.centroids):,} buckets; on other queries {chosen}")
+    index = IVF(tf.Variable(vectors, trainable=False), buckets, options.storage, chosen.reach)  # type: ignore[attr-defined]
+    probes, count = tf.constant(chosen.nprobe), tf.constant(NEAREST)
     return index, lambda query: index.search(query, tf.zeros([tf.shape(query)[0], 0], tf.int32), count, probes)
 
 

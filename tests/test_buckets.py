@@ -1,13 +1,12 @@
-"""Buckets hold every item once, are never too full, and keep near what is near."""
+"""Buckets hold every item once, are bounded, and keep near what is near."""
 
 from __future__ import annotations
 
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.artifact.buckets import Buckets, build, insert, remove
+from tfrec.artifact.buckets import MOST, Buckets, build, insert, remove
 
 
 def vectors(rows: int, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -18,34 +17,49 @@ def vectors(rows: int, width: int = 4, seed: int = 0) -> np.ndarray:
 
 
 def held(buckets: Buckets) -> list[int]:
-    return sorted(buckets.items[buckets.items > 0].tolist())
-
-
-def room_is_at_the_end(buckets: Buckets) -> bool:
-    taken = buckets.items > 0
-    return bool(np.all(taken[:, :-1] >= taken[:, 1:]))
+    assert buckets.starts[0] == 0 and buckets.starts[-1] == len(buckets.items)
+    assert len(buckets.centroids) == len(buckets.sizes) and buckets.sizes.min() >= 0
+    assert buckets.sizes.max() <= MOST
+    return sorted(buckets.items.tolist())
 
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(0, 5), st.data())
-def test_items_come_and_go_and_each_lies_in_one_bucket(rows: int, cap: int, seed: int, data: st.DataObject) -> None:
+def test_items_come_and_go_and_each_lies_in_the_nearest_bucket(
+    rows: int, size: int, seed: int, data: st.DataObject
+) -> None:
     table = vectors(rows, seed=seed)
     every = np.random.default_rng(seed).permutation(np.arange(1, rows + 1, dtype=np.int32))
     first = data.draw(st.integers(0, rows))
-    buckets = build(table, every[:first], cap)
+    buckets = build(table, every[:first], size)
     assert held(buckets) == sorted(every[:first].tolist())
-    gone = every[: first // 3]
+    gone, before = every[: first // 3], buckets
     buckets = insert(remove(buckets, gone), table, every[first:])
     assert held(buckets) == sorted(every[first // 3 :].tolist())
-    assert room_is_at_the_end(buckets) and buckets.items.shape[1] == cap
-    assert len(buckets.centroids) == len(buckets.items)
+    np.testing.assert_array_equal(buckets.centroids, before.centroids)
+    new = np.isin(buckets.items, every[first:])
+    products = table[buckets.items[new]] @ buckets.centroids.T
+    np.testing.assert_array_equal(products.max(axis=1), products[np.arange(new.sum()), buckets.labels[new]])
 
 
-def test_equal_vectors_are_divided_by_number() -> None:
-    table = np.ones((1001, 3), np.float32)
-    buckets = build(table, np.arange(1, 1001, dtype=np.int32), 16)
-    assert held(buckets) == list(range(1, 1001))
-    np.testing.assert_allclose(buckets.centroids, np.full_like(buckets.centroids, 3**-0.5), rtol=1e-6)
+def test_what_has_one_direction_is_divided_by_number() -> None:
+    table = np.ones((3 * MOST + 2, 3), np.float32)
+    buckets = build(table, np.arange(1, 3 * MOST + 1, dtype=np.int32), 16)
+    assert held(buckets) == list(range(1, 3 * MOST + 1))
+    assert buckets.sizes.tolist() == [MOST] * 3
+    np.testing.assert_allclose(buckets.centroids, np.full((3, 3), 3**-0.5), rtol=1e-6)
+    more = insert(buckets, table, np.array([3 * MOST + 1], np.int32))
+    assert len(more.centroids) == 4 and held(more)[-1] == 3 * MOST + 1
+
+
+def test_zeros_have_buckets_of_their_own() -> None:
+    table = vectors(400)
+    table[1::2] = 0
+    buckets = build(table, np.arange(1, 401, dtype=np.int32), 20)
+    nothing = ~table[buckets.items].any(axis=1)
+    assert not buckets.centroids[buckets.labels[nothing]].any()
+    assert buckets.centroids[buckets.labels[~nothing]].any(axis=1).all()
+    assert held(build(np.zeros((5, 2), np.float32), np.arange(1, 5, dtype=np.int32), 2)) == [1, 2, 3, 4]
 
 
 def test_clusters_have_buckets_of_their_own() -> None:
@@ -54,22 +68,11 @@ def test_clusters_have_buckets_of_their_own() -> None:
     label = np.repeat(np.arange(8), 40)
     table = np.concatenate([np.zeros((1, 8)), np.eye(8)[label] + random.normal(size=(320, 8)) * 0.02])
     buckets = build(table.astype(np.float32), np.arange(1, 321, dtype=np.int32), 20)
-    mixed = [row for row in buckets.items if len(set(label[row[row > 0] - 1])) > 1]
-    assert not mixed
+    rows = np.split(buckets.items, buckets.starts[1:-1])
+    assert not [row for row in rows if len(set(label[row - 1])) > 1]
 
 
-def test_buckets_are_well_filled() -> None:
+def test_buckets_have_about_the_size() -> None:
     table = np.random.default_rng(0).normal(size=(5001, 16)).astype(np.float32)
-    buckets = build(table, np.arange(1, 5001, dtype=np.int32), 64)
-    assert np.mean(buckets.items > 0) > 0.65
-
-
-@pytest.mark.parametrize("cap", [8, 64])
-def test_what_finds_no_room_near_gets_buckets_of_its_own(cap: int) -> None:
-    table = np.concatenate([np.zeros((1, 2)), np.tile([1.0, 0.0], (cap, 1)), np.tile([-1.0, 0.1], (3 * cap, 1))])
-    table = table.astype(np.float32)
-    before = build(table, np.arange(1, cap + 1, dtype=np.int32), cap)
-    after = insert(before, table, np.arange(cap + 1, 4 * cap + 1, dtype=np.int32))
-    np.testing.assert_array_equal(after.centroids[: len(before.centroids)], before.centroids)
-    assert len(after.items) > len(before.items)
-    assert np.all(after.centroids[len(before.centroids) :, 0] < 0)
+    buckets = build(table, np.arange(1, 5001, dtype=np.int32), 60)
+    assert 30 < buckets.sizes.mean() < 90

@@ -95,10 +95,12 @@ def test_an_index_answers_as_brute_force_over_the_same_items(
 
 
 @pytest.mark.parametrize("version", [0, 1])
-def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]], version: int) -> None:
+@pytest.mark.parametrize("name", ["item", "text"])
+def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]], version: int, name: str) -> None:
     path: Path = versions["ivf"][version].path
-    held = read_variables(path, ("available", "item_index/items", "text_index/items", "item_index/centroids"))
-    for name in ("item_index/items", "text_index/items"):
-        table = held[name]
-        assert sorted(table[table > 0].tolist()) == np.flatnonzero(held["available"]).tolist()
-    assert held["item_index/centroids"].shape[1] == len(held["item_index/items"]) > len(BUCKETS.items)
+    kinds = ("items", "starts", "rows", "centroids")
+    names = ["available", f"{name}_vectors", *(f"{name}_index/{kind}" for kind in kinds)]
+    available, vectors, items, starts, rows, centroids = (read_variables(path, names)[each] for each in names)
+    assert sorted(items.tolist()) == np.flatnonzero(available).tolist()
+    np.testing.assert_array_equal(rows, vectors[items])
+    assert (starts[0], starts[-1], len(starts)) == (0, len(items), centroids.shape[1] + 1)

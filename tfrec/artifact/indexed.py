@@ -23,11 +23,13 @@ class Plan:
         buckets: of an inverted file; None = an exact scan.
         nprobe: buckets that are looked into unless a request says otherwise.
         storage: of the vectors in the buckets.
+        reach: see :class:`tfrec.artifact.ivf.IVF`.
     """
 
     buckets: Buckets | None = None
     nprobe: int = 1
     storage: Storage = "float32"
+    reach: float | None = None
 
     @property
     def approximate(self) -> bool:
@@ -38,7 +40,7 @@ def make_index(plan: Plan | None, vectors: tf.Variable | None, available: tf.Var
     """The index of a plan, None without one."""
     if plan is None or vectors is None:
         return None
-    return IVF(vectors, plan.buckets, plan.storage) if plan.buckets else Scan(vectors, available)
+    return IVF(vectors, plan.buckets, plan.storage, plan.reach) if plan.buckets else Scan(vectors, available)
 
 
 def probe_spec(index: IVF | Scan | None) -> list[tf.TensorSpec]:

@@ -13,28 +13,35 @@ from tfrec.artifact.buckets import Buckets
 LOWEST = float(np.finfo(np.float32).min)
 Allowed = Callable[[tf.Tensor], tf.Tensor]
 Storage = Literal["float32", "bfloat16"]
+SURE = 4  # buckets that every query looks into, or nprobe if that is less
 _SHORTLIST = 2  # of what is asked for, when rounded scores choose what is scored exactly
 
 
 class IVF(tf.Module):
     """Items of the largest v_i·q among those of the ``nprobe`` buckets whose centroids have the largest c·q.
 
-    With ``nprobe`` = P the answer is that of a scan. Ops of TensorFlow's core alone, so that stock TF Serving runs it.
+    Of these, a bucket is left out if c·q < c₄·q - reach · nprobe · |q|, with the fourth largest c₄·q: a query beside a
+    small cluster is done after few buckets, one inside a large cluster is not. With ``nprobe`` = P none is left out:
+    the answer is that of a scan. Ops of TensorFlow's core alone, so that stock TF Serving runs it.
     Source: Jégou et al. 2011, doi 10.1109/TPAMI.2010.57.
 
     Args:
         vectors: float32 [N+1, d], which must not change without the index.
         buckets: of the items that can be found.
         storage: of the vectors in the buckets; what bfloat16 finds is scored again by ``vectors``.
+        reach: of cosines, for each bucket that may be looked into; None = no bucket is left out.
     """
 
-    def __init__(self, vectors: tf.Variable, buckets: Buckets, storage: Storage = "float32"):
+    def __init__(
+        self, vectors: tf.Variable, buckets: Buckets, storage: Storage = "float32", reach: float | None = None
+    ):
         super().__init__(name="ivf")
-        self.vectors, self.width, self.cap = vectors, vectors.shape[1], buckets.items.shape[1]
-        # Buckets are open, so that a later version can hold more of them without training code.
+        self.vectors, self.reach = vectors, reach
+        # Lists are open, so that a later version can hold more without training code.
         self.centroids = _open(buckets.centroids.T, "float32", axis=1)  # [d, P], the faster way round
+        self.starts = _open(buckets.starts, "int32")
         self.items = _open(buckets.items, "int32")
-        self.columns = _open(columns(vectors.numpy(), buckets.items), storage)
+        self.rows = _open(vectors.numpy()[buckets.items], storage)  # what is near lies together
 
     def search(
         self, query: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor, nprobe: tf.Tensor, allowed: Allowed | None = None
@@ -48,11 +55,12 @@ class IVF(tf.Module):
             nprobe: int32 scalar ≥ 1, buckets to look into.
             allowed: items int32 [B, C] -> bool [B, C], asked about every item that is looked at.
         """
-        scores, items = self._look(query, nprobe)
-        kept = items > 0
+        scores, place = self._look(query, nprobe)
+        items = tf.gather(self.items, tf.maximum(place, 0))
+        kept = place >= 0
         if allowed is not None:
             kept &= allowed(items)
-        rounded = self.columns.dtype != tf.float32
+        rounded = self.rows.dtype != tf.float32
         # At most M of the best are dropped: these few are compared, not all that was looked at.
         wide = (_SHORTLIST if rounded else 1) * count + tf.shape(dropped)[1]
         found, items = best_of(tf.where(kept, scores, LOWEST), items, wide)
@@ -62,19 +70,32 @@ class IVF(tf.Module):
         return best_of(tf.where(kept, found, LOWEST), items, count)
 
     def _look(self, query: tf.Tensor, nprobe: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scores and items [B, nprobe · cap] of the nearest buckets."""
-        rows, probes = tf.shape(query)[0], tf.minimum(nprobe, tf.shape(self.items)[0])
-        near = tf.math.top_k(tf.matmul(query, self.centroids), probes).indices
-        columns_ = tf.reshape(tf.gather(self.columns, near), [rows, probes, self.width, self.cap])
-        query = tf.cast(query, self.columns.dtype)
-        scores = tf.cast(tf.matmul(query[:, None, None], columns_), tf.float32)  # [B, nprobe, 1, cap]
-        shape = [rows, probes * self.cap]
-        return tf.reshape(scores, shape), tf.reshape(tf.gather(self.items, near), shape)
+        """Scores and places in the lists [B, C] of what the nearest buckets hold; place -1 where a row has fewer."""
+        rows, buckets = tf.shape(query)[0], tf.shape(self.centroids)[1]
+        near = tf.math.top_k(tf.matmul(query, self.centroids), tf.minimum(nprobe, buckets))
+        close = self._close(near.values, query, nprobe) | (nprobe >= buckets)
+        starts = tf.gather(self.starts, near.indices)
+        ends = tf.where(close, tf.gather(self.starts, near.indices + 1), starts)
+        flat = tf.ragged.range(tf.reshape(starts, [-1]), tf.reshape(ends, [-1])).flat_values
+        lengths = tf.reduce_sum(ends - starts, axis=1)
+        place = tf.cond((rows == 1) & (tf.size(flat) > 0), lambda: flat[None], lambda: _padded(flat, lengths))
+        vectors = tf.gather(self.rows, tf.maximum(place, 0))  # [B, C, d]
+        return tf.cast(tf.linalg.matvec(vectors, tf.cast(query, vectors.dtype)), tf.float32), place
+
+    def _close(self, products: tf.Tensor, query: tf.Tensor, nprobe: tf.Tensor) -> tf.Tensor:
+        """Which buckets are within reach, by their c·q [B, n], the largest first."""
+        if self.reach is None:
+            return tf.ones_like(products, tf.bool)
+        behind = self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
+        return products >= products[:, :SURE][:, -1:] - behind
 
 
-def columns(vectors: np.ndarray, items: np.ndarray) -> np.ndarray:
-    """The vectors of each bucket side by side, as one row of the table, float32 [P, d · cap]."""
-    return np.ascontiguousarray(vectors[items].transpose(0, 2, 1)).reshape(len(items), -1)
+def _padded(flat: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    """Rows of ``lengths`` [B] that follow one another in ``flat``, with -1 up to the longest and in one place at least."""
+    wide = tf.range(tf.maximum(tf.reduce_max(lengths), 1))
+    place = tf.cumsum(lengths, exclusive=True)[:, None] + wide
+    inside = wide < lengths[:, None]
+    return tf.gather(tf.pad(flat, [[0, 1]], constant_values=-1), tf.where(inside, place, tf.size(flat)))
 
 
 def among(items: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:

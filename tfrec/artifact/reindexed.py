@@ -1,4 +1,4 @@
-"""What a new version's indexes hold: items leave their buckets and enter the nearest ones with room."""
+"""What a new version's indexes hold: items leave their buckets and enter the nearest ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrec.artifact import buckets, ivf, scan
+from tfrec.artifact import buckets, scan
 from tfrec.artifact.blended import moments
 from tfrec.artifact.buckets import Buckets
 from tfrec.artifact.variables import read_variables
@@ -28,13 +28,13 @@ def indexes(
     """
     changed: dict[str, np.ndarray] = {}
     for index, table in _OF.items():
-        names = [f"{index}/{name}" for name in ("centroids", "items", "columns")]
+        names = [f"{index}/{name}" for name in ("centroids", "items", "starts", "rows", "columns")]
         held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
         if "items" in held:
-            before = Buckets(held["centroids"].T, held["items"])
+            before = Buckets(held["centroids"].T, held["items"], held["starts"])
             after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)
-            columns = ivf.columns(catalogue[table], after.items).astype(held["columns"].dtype)
-            changed |= zip(names, (after.centroids.T, after.items, columns), strict=True)
+            rows = catalogue[table][after.items].astype(held["rows"].dtype)
+            changed |= zip(names, (after.centroids.T, after.items, after.starts, rows), strict=False)
         elif "columns" in held:
             changed[f"{index}/columns"] = scan.columns(catalogue[table], catalogue["available"])
     sums = {"blended/item_moments": "item_vectors", "blended/text_moments": "text_vectors"}
