@@ -91,7 +91,7 @@ class IVF(tf.Module):
 
 
 def _padded(flat: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    """Rows of ``lengths`` [B] that follow one another in ``flat``, with -1 up to the longest and in one place at least."""
+    """Rows of ``lengths`` [B] that follow one another in ``flat``, with -1 up to the longest, one place at least."""
     wide = tf.range(tf.maximum(tf.reduce_max(lengths), 1))
     place = tf.cumsum(lengths, exclusive=True)[:, None] + wide
     inside = wide < lengths[:, None]
