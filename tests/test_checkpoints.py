@@ -100,7 +100,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_continues(tmp_path:
     for step in (1, 2):
         checkpoints.save(tmp_path, variables(), [], {"step": step})
     (tmp_path / checkpoints.FILE).write_bytes(b"torn")
-    with pytest.warns(UserWarning, match=r"must be whole; got '.*checkpoint\.npz: .*from the one before it, .*before\.npz"):
+    with pytest.warns(
+        UserWarning, match=r"must be whole; got '.*checkpoint\.npz: .*from the one before it, .*before\.npz"
+    ):
         stored = checkpoints.read(tmp_path)
     assert stored.progress == {"step": 1}
     stored.restore(variables(), [])

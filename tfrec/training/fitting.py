@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import keras
 
 from tfrec.config import Config
+from tfrec.data.parquet_batches import ParquetBatches
 from tfrec.training.loop import Batches, Trainer
 from tfrec.training.objectives import Objective
 from tfrec.training.optimizers import Warmup, inner, make_optimizer
@@ -103,6 +104,7 @@ def train_once(
         clip_norm=settings.clip_norm,
         checkpoint_steps=settings.checkpoint_steps,
         jit=settings.jit,
+        sharded=isinstance(batches, ParquetBatches) and batches.shards > 1,
     )
     return model, trainer.fit(epochs)
 
