@@ -160,12 +160,12 @@ def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> An
         advice = "Unset it, or raise train.memory"
         raise TrainingError("train.data_service makes batches of events that fit in memory", service, advice)
     if data.groups is not None:
-        return ParquetBatches(data.groups, splits, **settings, **_shard(config))
+        return ParquetBatches(data.groups, splits, **settings | _shard(config))
     batches = HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
     return ServedBatches(batches, service) if service else batches
 
 
-def _shard(config: Config) -> dict[str, int]:
+def _shard(config: Config) -> dict[str, Any]:
     """Which part of each batch this worker makes, of how many."""
     if config.train.strategy != "multi_worker":
         return {}
