@@ -1,5 +1,5 @@
-"""One of several workers: ``shards_check.py EVENTS`` trains with the others on its own row groups of a Parquet file, then,
-as the first, alone on the batches of all of them, and prints what differs as JSON."""
+"""One of several workers: ``shards_check.py EVENTS`` trains with the others on its own row groups of a Parquet file,
+then, as the first, alone on the batches of all of them, and prints what differs as JSON."""
 
 from __future__ import annotations
 
