@@ -12,6 +12,7 @@ from tfrec.errors import ConfigError
 
 HOUR = {"name": "hour", "side": "context", "kind": "categorical"}
 IMAGE = {"name": "image", "side": "item", "kind": "vector", "width": 2}
+QUERY = {"name": "query", "side": "context", "kind": "text"}
 STAY = {"name": "stay", "column": "days", "kind": "survival", "observed": "left", "periods": 4}
 BUY = {"name": "buy", "column": "buy"}
 
@@ -68,6 +69,8 @@ def test_a_ranker_says_which_columns_it_reads() -> None:
         ({"crosses": [["user", "brand"]]}, {}, "ranker.crosses must name categorical fields, not brand"),
         ({"position": "hour"}, {}, "ranker.position must be a categorical context feature, not hour"),
         ({}, {"kind": "two_tower", "columns": (IMAGE,)}, "the vector feature image needs a ranker"),
+        ({}, {"kind": "two_tower", "columns": (QUERY,)}, 'the text feature query needs .* set model.text = "frozen"'),
+        ({}, {"columns": (QUERY,)}, 'the text feature query needs .* set model.text = "frozen"'),
     ],
 )
 def test_what_does_not_go_together_is_refused(ranker: dict[str, Any], more: dict[str, Any], message: str) -> None:

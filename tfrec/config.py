@@ -298,6 +298,8 @@ class Config(Section):
             raise ValueError("evaluate.folds needs a ranker: set model.kind")
         if self.model.kind == "two_tower" and vectors:
             raise ValueError(f"the vector feature {vectors[0]} needs a ranker: set model.kind")
+        if (texts := self.features.schema_.texts()) and (self.model.kind == "two_tower" or self.model.text != "frozen"):
+            raise ValueError(f'the text feature {texts[0]} needs a ranker and its encoder: set model.text = "frozen"')
         return self
 
     @model_validator(mode="after")

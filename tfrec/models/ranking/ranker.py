@@ -11,7 +11,7 @@ from keras import ops
 from tfrec.models.ranking import dcn, deepfm, din, dlrm, fm, logistic, transformer, wide_deep
 from tfrec.models.ranking.body import Body, Sizes
 from tfrec.models.ranking.esmm import entire_space
-from tfrec.models.ranking.fields import Inputs
+from tfrec.models.ranking.fields import Inputs, matches
 from tfrec.models.ranking.heads import SharedBottom
 from tfrec.models.ranking.mmoe import MMoE
 from tfrec.models.ranking.ple import PLE
@@ -128,7 +128,7 @@ class Ranker(keras.Model):
             out["history_item"] = inputs["history"]
             columns = self.item_table(inputs["history"])
             out |= {f"history_{name}": columns[name] for name in self.sizes.history if name != "item"}
-        return out
+        return out | matches(self.sizes.fields, out)
 
     def score(self, inputs: Inputs, training: bool = False) -> dict[str, Any]:
         """Logits of every task from gathered inputs, {task: float32 [B, N], [B, N, 3] or [B, N, P]}, M last."""
