@@ -114,12 +114,17 @@ class Ranker(keras.Model):
         self.built = True
 
     def start_at(self, outputs: Mapping[str, Any]) -> None:
-        """Sets the biases of a built ranker's last layers, {task: its numbers}; other tasks keep theirs."""
+        """Makes a built ranker give these, {task: its numbers}, whatever the features; other tasks keep their outputs.
+
+        Last kernels become 0 and not only biases those numbers: a random product of features under exp is a fortune.
+        """
         for body, head in self.members:
             lasts = [body.linear] if head is None else head.towers.last
             for task, last in zip(self.settings.tasks, lasts, strict=True):
                 if task.name in outputs:
                     last.bias.assign(ops.reshape(outputs[task.name], last.bias.shape))
+                    if head is not None:
+                        last.kernel.assign(ops.zeros_like(last.kernel))
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
         """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
