@@ -22,7 +22,7 @@ def indexes(
 
     Args:
         path: of the version.
-        catalogue: the new "item_vectors" and "text_vectors".
+        catalogue: the new "item_vectors", "text_vectors" and "available".
         moved: rows that are new, changed or listed again.
         delisted: rows that may not be found any more.
     """
@@ -36,7 +36,7 @@ def indexes(
             columns = ivf.columns(catalogue[table], after.items).astype(held["columns"].dtype)
             changed |= zip(names, (after.centroids.T, after.items, columns), strict=True)
         elif "columns" in held:
-            changed[f"{index}/columns"] = scan.columns(catalogue[table])
+            changed[f"{index}/columns"] = scan.columns(catalogue[table], catalogue["available"])
     sums = {"blended/item_moments": "item_vectors", "blended/text_moments": "text_vectors"}
     held = read_variables(path, sums)
     return changed | {name: moments(catalogue[sums[name]]) for name in held}

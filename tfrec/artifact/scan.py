@@ -1,28 +1,35 @@
-"""An exact scan of a large catalogue, whose best items are found by the largest score of each group of 64."""
+"""An exact scan of a large catalogue, whose best items are found by the largest scores of small groups."""
 
 from __future__ import annotations
 
 import numpy as np
 import tensorflow as tf
 
-from tfrec.artifact.ivf import LOWEST, Allowed
+from tfrec.artifact.ivf import LOWEST, Allowed, among, best_of
 
-GROUP = 64
+GROUP = 64  # of top_k
+BLOCK = 8192  # items whose scores are computed together
+_FEW = 16  # items that share a maximum in a scan
+_SCORES = 2**18  # scores at a time, 1 MB
 
 
 class Scan(tf.Module):
     """Items of the largest v_i·q among all.
 
+    A few blocks of the catalogue at a time: their scores stay in the processor's cache, and only the largest score of
+    each 16 items is kept. The best n items lie in the n groups of the largest maxima; these are scored once more.
+    Exact but for the rounding of float32: of scores that differ by less, either may come first.
+
     Args:
-        vectors: float32 [N+1, d].
-        available: bool [N+1], items that may be returned.
+        vectors: float32 [N+1, d], which must not change without the index.
+        available: bool [N+1], items that may be returned, of which the same holds.
     """
 
     def __init__(self, vectors: tf.Variable, available: tf.Variable):
         super().__init__(name="scan")
-        self.available = available
-        # Transposed, a matrix product with few queries takes a half of the time.
-        self.columns = tf.Variable(columns(vectors.numpy()), shape=[vectors.shape[1], None], trainable=False)
+        self.vectors, self.available = vectors, available
+        table = columns(vectors.numpy(), available.numpy())
+        self.columns = tf.Variable(table, shape=[None, *table.shape[1:]], trainable=False)
 
     def search(
         self, query: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor, allowed: Allowed | None = None
@@ -35,21 +42,54 @@ class Scan(tf.Module):
             count: int32 scalar.
             allowed: items int32 [B, C] -> bool [B, C].
         """
-        scores = tf.matmul(query, self.columns)
-        rows, size = tf.shape(scores)[0], tf.shape(scores)[1]
-        open_ = tf.pad(self.available, [[0, size - tf.size(self.available)]])
-        closed = tf.cast(tf.where(~open_), tf.int32)[:, 0]
-        # Few places are written, which spares a copy of all scores.
-        scores = lower(scores, tf.concat([tf.broadcast_to(closed, [rows, tf.size(closed)]), dropped], axis=1))
+        # At most M of the best are dropped.
+        _, groups = top_k(self._maxima(query, allowed), count + tf.shape(dropped)[1])
+        groups = tf.sort(groups, axis=1)  # of equal scores the first comes first
+        items = tf.reshape(groups[:, :, None] * _FEW + tf.range(_FEW), [tf.shape(query)[0], -1])
+        items = tf.where(items < tf.size(self.available), items, 0)
+        kept = tf.gather(self.available, items) & ~among(items, dropped)
         if allowed is not None:
-            scores = tf.where(allowed(tf.broadcast_to(tf.range(size), [rows, size])), scores, LOWEST)
-        found, items = top_k(scores, count)
-        return found, tf.where(found > LOWEST, items, 0)
+            kept &= allowed(items)
+        scores = tf.linalg.matvec(tf.gather(self.vectors, items), query)
+        return best_of(tf.where(kept, scores, LOWEST), items, count)
+
+    def _maxima(self, query: tf.Tensor, allowed: Allowed | None) -> tf.Tensor:
+        """The largest score of each group [B, N / 16] of 16 items that follow one another."""
+        table, rows = tf.convert_to_tensor(self.columns), tf.shape(query)[0]
+        query = tf.pad(query, [[0, 0], [0, 1]], constant_values=1.0)
+        blocks, width = tf.shape(table)[0], table.shape[1]
+        step = tf.maximum(_SCORES // (tf.maximum(rows, 1) * BLOCK), 1)
+
+        def look(first: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
+            size = tf.minimum(step, blocks - first)
+            # Slices of the first dimension are views: nothing is copied.
+            scores = tf.matmul(query[None], tf.slice(table, [first, 0, 0], [size, width, BLOCK]))  # [size, B, BLOCK]
+            if allowed is not None:
+                items = tf.range(first * BLOCK, (first + size) * BLOCK)
+                items = tf.where(items < tf.size(self.available), items, 0)
+                may = allowed(tf.broadcast_to(items, [rows, size * BLOCK]))
+                scores = tf.where(tf.transpose(tf.reshape(may, [rows, size, BLOCK]), [1, 0, 2]), scores, LOWEST)
+            maxima = tf.reduce_max(tf.reshape(scores, [size, rows, BLOCK // _FEW, _FEW]), axis=3)
+            return first + size, found.write(first // step, maxima)
+
+        shape = [None, None, BLOCK // _FEW]
+        found = tf.TensorArray(tf.float32, 0, dynamic_size=True, infer_shape=False, element_shape=shape)
+        _, found = tf.while_loop(lambda first, _: first < blocks, look, [0, found], parallel_iterations=1)
+        return tf.reshape(tf.transpose(found.concat(), [1, 0, 2]), [rows, -1])
 
 
-def columns(vectors: np.ndarray) -> np.ndarray:
-    """The transposed catalogue with columns of zeros up to a whole group, float32 [d, ≥ N+1]."""
-    return np.ascontiguousarray(np.pad(vectors, [(0, -len(vectors) % GROUP), (0, 0)]).T)
+def columns(vectors: np.ndarray, available: np.ndarray) -> np.ndarray:
+    """The transposed catalogue in blocks, with a last row that takes what is not available out of the race.
+
+    Returns:
+        float32 [blocks, d + 1, 8192]; 0 + v·q = v·q in float32, so that the last row changes no score of an item.
+    """
+    items, width = vectors.shape
+    table = np.zeros((-(-items // BLOCK) * BLOCK, width + 1), np.float32)
+    table[:items, :-1] = vectors
+    table[:, -1] = LOWEST / 2
+    table[:items, -1][available] = 0
+    return np.ascontiguousarray(table.reshape(-1, BLOCK, width + 1).transpose(0, 2, 1))
 
 
 def lower(scores: tf.Tensor, dropped: tf.Tensor) -> tf.Tensor:
