@@ -76,10 +76,9 @@ def answered(model: str, asked: Request, outputs: Mapping[str, np.ndarray]) -> P
 
 def _run(servable: Servable, asked: Request) -> dict[str, np.ndarray]:
     signature, inputs = asked
-    signatures, other = servable.signatures, _SAME.get(signature)
-    if other in signatures and signatures[other].inputs.keys() == signatures[signature].inputs.keys():
-        signature = other
-    return servable.run(signature, inputs)
+    known, other = servable.signatures, _SAME.get(signature, signature)
+    same = other in known and known[other].inputs.keys() == known[signature].inputs.keys()
+    return servable.run(other if same else signature, inputs)
 
 
 def _write(file: Path, logs: list[PredictionLog]) -> None:
