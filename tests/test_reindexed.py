@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cascade_twin import CATEGORIES, PRICES, make_cascade
 from parts import ITEM_VECTORS, ITEMS, make_parts
 from saved_models import strings
 
 from tfrec.artifact import reindex as module
 from tfrec.artifact.buckets import build
-from tfrec.artifact.export import export
+from tfrec.artifact.export import export, read_card
 from tfrec.artifact.golden import write_golden
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.reindex import reindex
@@ -102,3 +103,33 @@ def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]]
         table = held[name]
         assert sorted(table[table > 0].tolist()) == np.flatnonzero(held["available"]).tolist()
     assert held["item_index/centroids"].shape[1] == len(held["item_index/items"]) > len(BUCKETS.items)
+
+
+# What the filters of a cascade read
+
+
+def test_a_cascade_filters_new_items_by_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.verify, "verify", lambda path, tf_serving: Report(path, tf_serving, {}, 0, ()))
+    asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
+    export(make_cascade(candidates=20), tmp_path, {}, lambda path: write_golden(path, asked))
+    table = {"item_id": strings(["new", "a"]), "title": strings(["up", "up"]), "price": np.ones(2, np.float32)}
+    reindex(tmp_path, items(0, 1), [], BOUNDS)  # of which no price is known
+    columns = {"cascade/prices": np.array([9, np.nan], np.float32), "cascade/categories": np.array([[3, 0], [2, 3]])}
+    third = reindex(tmp_path, table, [], BOUNDS, columns=columns)
+    held = read_variables(third, ("cascade/prices", "cascade/categories"))
+    np.testing.assert_array_equal(held["cascade/prices"], np.append(PRICES, [np.nan, 9]).astype(np.float32) * KNOWN)
+    assert held["cascade/categories"][[1, 7, 8]].tolist() == [[2, 3], [0, 0], [3, 0]]
+    assert held["cascade/categories"][2:7].tolist() == CATEGORIES[2:].tolist()
+    again = reindex(tmp_path, table, [], BOUNDS, columns=columns)
+    assert read_card(again)["reindexed"]["unchanged"] == 2
+    servable = Servable(third)
+    try:
+        toys = servable.run("recommend_with", {"user_id": strings(["?"]), "allow_categories": strings([["toy"]])})
+        assert {*toys["item_ids"][0]} - {b""} == {b"new", b"a", ITEMS[3].encode()}
+        dear = servable.run("recommend_with", {"user_id": strings(["?"]), "min_price": np.float32(6)})
+        assert {*dear["item_ids"][0]} - {b""} == {b"new"}
+    finally:
+        servable.close()
+
+
+KNOWN = np.array([1, np.nan, 1, 1, 1, 1, 1, 1, 1], np.float32)  # the price of a is withdrawn

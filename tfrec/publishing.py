@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfrec import __version__, cascade_serving, rank_serving, serving
+from tfrec import __version__, cascade, cascade_serving, rank_serving, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact.ranker import RankerParts
@@ -68,6 +68,7 @@ def make(run: Run, about: dict[str, Any], say: Callable[[str], None]) -> Made:
     about["indexes"] = indexes
     if run.config.cascade.candidates:
         parts = cascade_serving.make_parts(run, parts)
+        about["categories"] = cascade.columns_of(run).names
         requests = cascade_serving.golden_requests(run, parts)
         return Made(parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10))
     requests = serving.golden_requests(run, parts)

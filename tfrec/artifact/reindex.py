@@ -67,6 +67,7 @@ def reindex(
     bounds: Mapping[str, Any],
     force: bool = False,
     listed: np.ndarray | None = None,
+    columns: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """Publishes the next version of exports/<model> with these items.
 
@@ -78,6 +79,8 @@ def reindex(
         force: publish although the golden answers differ by more.
         listed: bool [rows of items], which of them may be returned; None = all. The others are known, so that histories
             may name them, and wait to be listed.
+        columns: further variables of the artefact that hold a row an item, by name: [rows of items, ...]. Items that
+            are in none of its rows have NaN or 0.
 
     Returns:
         folder/<version>.
@@ -88,7 +91,7 @@ def reindex(
     """
     before = _before(folder)
     listed = np.ones(len(items["item_id"]), bool) if listed is None else listed
-    changes = _changes(before.path, items, listed, [id_.encode() for id_ in remove])
+    changes = _changes(before.path, items, listed, [id_.encode() for id_ in remove], columns or {})
 
     def write(beside: Path) -> None:
         shutil.copytree(before.path, beside, ignore=_GRAPH_ONLY)
@@ -132,7 +135,13 @@ def _verify(beside: Path, tf_serving: str) -> None:
         raise ArtifactError("an artefact must pass verification; nothing was published", advice=str(report))
 
 
-def _changes(path: Path, items: Mapping[str, np.ndarray], listed: np.ndarray, remove: Sequence[bytes]) -> Changes:
+def _changes(
+    path: Path,
+    items: Mapping[str, np.ndarray],
+    listed: np.ndarray,
+    remove: Sequence[bytes],
+    columns: Mapping[str, np.ndarray],
+) -> Changes:
     catalogue = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
     known = {id_: row for row, id_ in enumerate(catalogue["item_ids"].tolist())}
     ids = items["item_id"]
@@ -145,12 +154,14 @@ def _changes(path: Path, items: Mapping[str, np.ndarray], listed: np.ndarray, re
     grown["item_ids"][old:] = new
     vectors, ends = _embedded(path, items) if len(ids) else ({}, None)
     same = _put_vectors(grown, index, vectors, old)
+    held = {name: _of_length(rows, old + len(new)) for name, rows in read_variables(path, columns).items()}
+    same &= _put_columns(held, index, columns)
     was = grown["available"][index]
     removed = np.array([known[id_] for id_ in remove], np.int32)
     delisted = np.unique(np.concatenate([removed, index[was & ~listed]]))
     counts = {"delisted": int(grown["available"][delisted].sum())}
     grown["available"][index], grown["available"][removed] = listed, False
-    grown |= reindexed.indexes(path, grown, index[listed & ~(same & was)], np.append(removed, index[~listed]))
+    grown |= held | reindexed.indexes(path, grown, index[listed & ~(same & was)], np.append(removed, index[~listed]))
     unchanged = int((same & (was == listed)).sum())
     changed = len(ids) - len(new) - unchanged - int((was & ~listed).sum())
     counts |= {"added": len(new), "changed": changed, "unchanged": unchanged}
@@ -167,6 +178,23 @@ def _put_vectors(
     for name, rows in vectors.items():
         grown[name][index[~same]] = rows[~same]
     return same
+
+
+def _put_columns(held: Mapping[str, np.ndarray], index: np.ndarray, columns: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Writes further columns of rows; returns which were there already, bool [rows]."""
+    same = np.ones(len(index), bool)
+    for name, table in held.items():
+        rows = columns[name].astype(table.dtype)
+        equal = (table[index] == rows) | ((table[index] != table[index]) & (rows != rows))  # NaN is like NaN
+        same &= equal.reshape(len(index), -1).all(axis=1)
+        table[index] = rows
+    return same
+
+
+def _of_length(rows: np.ndarray, length: int) -> np.ndarray:
+    fill = np.nan if np.issubdtype(rows.dtype, np.floating) else 0
+    more = np.full((length - len(rows), *rows.shape[1:]), fill, rows.dtype)
+    return np.concatenate([rows, more])
 
 
 def _check_ids(ids: Sequence[bytes], remove: Sequence[bytes], known: Collection[bytes]) -> None:
