@@ -177,9 +177,7 @@ class Train(Spread):
         description="validation metric of early stopping",
     )
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
-    keep: Literal["best", "last"] = Field(
-        default="best", description="the epoch that is best on valid, or the last: for metrics that few rows decide"
-    )
+    keep: Literal["best", "last"] = Field(default="best", description="the epoch that is best on valid, or the last")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
     memory: float = Field(
