@@ -1,7 +1,8 @@
 """A ZILN head against a Tweedie gradient-boosted tree on the dollars that CDNOW's customers will spend.
 
-Five folds of customers, the same features for both; each side chooses on its valid fold, without a refit. Settings
-are to be chosen on the window "early", which the future of "full" has no part in.
+Five folds of customers, the same features for both, no refit on valid: there the tree chooses among 12 settings and
+stops; the head learns for as many epochs as were chosen, with all its settings, on the window "early", which the future
+of "full" has no part in.
 """
 
 from __future__ import annotations
@@ -34,14 +35,22 @@ METRICS: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
 RANKER: dict[str, Any] = {
     "user_id": False,
     "item_id": False,
-    "embedding": 4,
+    "embedding": 2,
     "hidden": [32, 16],
-    "dropout": 0.1,
+    "dropout": 0.3,
     "members": 4,
     "tasks": [{"name": "spent", "column": "value", "kind": "value"}],
-    "monitor": "spearman",
+    "monitor": "gini",
 }
-TRAIN: dict[str, Any] = {"epochs": 30, "batch": 1024, "learning_rate": 2e-3, "patience": 5, "refit": False}
+# The best epoch of a valid fold is luck: a few big spenders decide. All folds take as many as suit the early window.
+TRAIN: dict[str, Any] = {
+    "epochs": 20,
+    "batch": 1024,
+    "learning_rate": 1e-3,
+    "patience": 0,
+    "keep": "last",
+    "refit": False,
+}
 
 
 def settings(table: Path, columns: value_data.Columns, seed: int) -> Config:

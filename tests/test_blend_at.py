@@ -58,7 +58,7 @@ def test_it_equals_the_blend_of_all_items(
     dense = blend(query @ VECTORS[: size + 1].T, history, texts.vectors if shares else None).numpy()
     some = BlendAt(blend, None if shares else moments(TEXTS[: ITEMS + 1]))
     read = tf.constant(history)
-    got = some.scores(tf.constant(query), read, tf.constant(items), some.sums(read), own, texts)
+    got = some.total(some.parts(tf.constant(query), read, tf.constant(items), some.sums(read), own, texts))
     np.testing.assert_allclose(got, np.take_along_axis(dense, items, axis=1), rtol=1e-4, atol=1e-5)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+from cascade_twin import make_cascade
 from conftest import Shop
-from parts import ITEM_VECTORS, ITEMS, USERS, make_parts
+from parts import ITEM_VECTORS, ITEMS, POPULARITY, USERS, make_parts
 from saved_models import strings
 
 from tfrec import cli
@@ -26,6 +27,7 @@ from tfrec.artifact.reindex import reindex
 from tfrec.artifact.verify import Report
 from tfrec.models.blend import COMPONENTS, LINEAR, Blend
 from tfrec.models.blend_at import BlendAt
+from tfrec.models.ranking.signals import evidence_of
 from tfrec.server.servable import Servable
 
 VECTORS = ITEM_VECTORS.astype(np.float32)
@@ -34,22 +36,26 @@ BOUNDS = {"least_golden_overlap": 0.0, "tf_serving": "2.18"}
 WEIGHTS = {"model": 0.4, "neighbours": 0.3, "transitions": 0.2, "text": 0.3, "popularity": 0.1, "frequency": 0.2}
 
 
-def blended_parts(shares_texts: bool, plan: Plan | None) -> Parts:
-    """The plane's items with every part of a blend; its own texts are others than the catalogue's."""
+def make_blend(shares_texts: bool) -> Blend:
+    """Every part of a blend over the plane's items; its own texts are others than the catalogue's."""
     random = np.random.default_rng(0)
-    parts = make_parts(drop_history=False)
     linear = random.normal(size=(2, len(ITEMS) + 1, len(ITEMS) + 1)).astype(np.float32)
     linear[:, 0] = linear[:, :, 0] = 0
     texts = VECTORS if shares_texts else random.normal(size=(len(ITEMS) + 1, 3)).astype(np.float32)
     blend = Blend(WEIGHTS, dict.fromkeys(COMPONENTS, 0.8), len(ITEMS), len(ITEMS) + 1, texts.shape[1])
     blend.build()
-    blend.fill(dict(zip(LINEAR, linear, strict=True)), texts, parts.popularity)
+    blend.fill(dict(zip(LINEAR, linear, strict=True)), texts, POPULARITY)
+    return blend
+
+
+def blended_parts(shares_texts: bool, plan: Plan | None, blend: Blend | None = None) -> Parts:
+    parts, blend = make_parts(drop_history=False), blend or make_blend(shares_texts)
     return replace(
         parts,
         blend=lambda cosines, history, catalogue: blend(
             cosines, history, tf.convert_to_tensor(catalogue) if shares_texts else None
         ),
-        blend_at=BlendAt(blend, None if shares_texts else moments(texts)),
+        blend_at=BlendAt(blend, None if shares_texts else moments(np.asarray(blend.texts))),
         variables=[*parts.variables, *(variable.value for variable in blend.variables)],
         item_plan=plan,
         text_plan=plan,
@@ -100,6 +106,33 @@ def test_what_any_part_brings_forward_is_found_with_one_bucket(pairs: list[list[
     inputs = {"history": strings([["a", "b"]]), "k": np.int32(4)}
     answers = [servable.run("recommend", inputs)["item_ids"] for servable in (dense, found)]
     np.testing.assert_array_equal(*answers)
+
+
+def test_a_cascade_reads_of_an_index_what_it_reads_of_all_scores(tmp_path: Path) -> None:
+    blend, answers = make_blend(True), []
+    stages = make_cascade().cascade
+    assert stages is not None
+
+    def tasks(user: Any, seen: Any, items: Any, own: Mapping[str, tf.Tensor], columns: Any) -> dict[str, tf.Tensor]:
+        return {"like": tf.add_n([(i + 1.0) * own[name] for i, name in enumerate(sorted(own))])}
+
+    stages = replace(
+        stages,
+        weights={"like": 1.0, "retrieval": 0.5},
+        evidence=lambda cosines, history, texts: evidence_of(blend, cosines, history, tf.convert_to_tensor(texts)),
+        scores=tasks,
+    )
+    for name, plan in (("dense", None), ("ivf", Plan(BUCKETS, len(BUCKETS.items)))):
+        parts = replace(blended_parts(True, plan, blend), cascade=stages)
+        servable = Servable(export(parts, tmp_path / name, {}, lambda path: None))
+        inputs = {"user_id": strings(["?"] * 3), "history": strings([["a", "b"], ["", "e"], ["", ""]])}
+        plain = servable.run("recommend", {**inputs, "k": np.int32(4)})
+        cheap = {**inputs, "k": np.int32(4), "max_price": np.float32(3)}
+        answers.append((plain, servable.run("recommend_with", cheap)))
+        servable.close()
+    for dense, found in zip(*answers, strict=True):
+        np.testing.assert_array_equal(found["item_ids"], dense["item_ids"])
+        np.testing.assert_allclose(found["like"], dense["like"], rtol=1e-4, atol=1e-5)
 
 
 def test_a_trained_shop_is_exported_with_an_index(shop: Shop, tmp_path: Path, capsys: Any) -> None:

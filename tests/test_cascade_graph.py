@@ -18,6 +18,8 @@ from parts import ITEM_VECTORS, ITEMS, LOWEST, POPULARITY, make_parts
 from saved_models import strings
 
 from tfrec.artifact import export
+from tfrec.artifact.buckets import build
+from tfrec.artifact.indexed import Plan
 from tfrec.artifact.options import LISTS, NUMBERS, WITH
 from tfrec.artifact.variables import read_variables, write_variables
 from tfrec.server.servable import RequestError, Servable
@@ -31,9 +33,12 @@ def open_parts(folder: Path, parts: Any) -> Servable:
     return Servable(export.export(parts, folder, {}, lambda path: None))
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
-    servable = open_parts(tmp_path_factory.mktemp("exports") / "shop", make_cascade(CANDIDATES))
+@pytest.fixture(scope="module", params=["all scores", "an inverted file"])
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
+    buckets = build(ITEM_VECTORS.astype(np.float32), np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
+    plans = {"all scores": None, "an inverted file": Plan(buckets, len(buckets.items))}
+    parts = make_cascade(CANDIDATES, item_plan=plans[request.param], text_plan=plans[request.param])
+    servable = open_parts(tmp_path_factory.mktemp("exports") / "shop", parts)
     yield servable
     servable.close()
 

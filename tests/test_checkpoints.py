@@ -93,7 +93,34 @@ def test_a_write_that_fails_keeps_the_checkpoint_before_it(tmp_path: Path, monke
             checkpoints.save(tmp_path, variables(), [], {"step": 2})
     assert checkpoints.read(tmp_path).progress == {"step": 1}
     checkpoints.save(tmp_path, variables(), [], {"step": 3})
-    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.FILE]
+    assert {path.name for path in tmp_path.iterdir()} == {checkpoints.FILE, checkpoints.BEFORE}
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_continues(tmp_path: Path) -> None:
+    for step in (1, 2):
+        checkpoints.save(tmp_path, variables(), [], {"step": step})
+    (tmp_path / checkpoints.FILE).write_bytes(b"torn")
+    with pytest.warns(
+        UserWarning, match=r"must be whole; got '.*checkpoint\.npz: .*from the one before it, .*before\.npz"
+    ):
+        stored = checkpoints.read(tmp_path)
+    assert stored.progress == {"step": 1}
+    stored.restore(variables(), [])
+    assert checkpoints.read(tmp_path).progress == {"step": 1}  # the next one does not put a damaged one in its place
+
+
+def test_a_reader_leaves_the_files_of_who_writes(tmp_path: Path) -> None:
+    checkpoints.save(tmp_path, variables(), [], {"step": 1})
+    (tmp_path / checkpoints.FILE).rename(tmp_path / checkpoints.BEFORE)  # a kill between two renames
+    checkpoints.read(tmp_path).restore(variables(), [], writes=False)
+    assert [path.name for path in tmp_path.iterdir()] == [checkpoints.BEFORE]
+
+
+def test_two_damaged_checkpoints_are_both_named(tmp_path: Path) -> None:
+    for name in (checkpoints.FILE, checkpoints.BEFORE):
+        (tmp_path / name).write_bytes(b"torn")
+    with pytest.raises(TrainingError, match=r"must be whole; got '.*checkpoint\.npz: .*before\.npz: .*'\. Remove it"):
+        checkpoints.read(tmp_path)
 
 
 def test_damage_is_named_or_harmless(tmp_path: Path) -> None:

@@ -104,3 +104,12 @@ def test_values_that_do_not_fill_the_shape_are_refused(sizes):
         scores.tensor_shape.dim.add(size=size)
     with pytest.raises(RefusedError, match="values for the shape"):
         wire.read_outputs(response, calls.rank(None, "", [], []))
+
+
+def test_the_context_of_a_ranking_is_strings_and_floats():
+    call = calls.rank(None, "u", ["a"], ["b", "c"], context={"query": "saw", "hour": 3})
+    sent = wire.predict_request(calls.Model("shop"), call).SerializeToString()
+    found = {n: tf.make_ndarray(x) for n, x in predict_pb2.PredictRequest.FromString(sent).inputs.items()}
+    assert found["query"].tolist() == [b"saw"]
+    assert (found["hour"].dtype, found["hour"].tolist()) == (np.float32, [3.0])
+    assert {"user_id", "history", "item_ids"} < {*found}

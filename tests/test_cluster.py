@@ -13,11 +13,13 @@ from typing import Any
 
 import local_cluster
 import numpy as np
+import pyarrow as pa
 import pytest
 import world
 from train_cluster import free_ports
 
 from tfrec import config as settings
+from tfrec.data import groups
 from tfrec.errors import ConfigError, RestartError, TrainingError
 from tfrec.runs import Run, read_json, write_json
 from tfrec.training import cluster
@@ -259,6 +261,20 @@ def test_two_workers_end_as_one_device_after_fifty_steps() -> None:
     reports = workers(10, *cases)
     for case in cases:
         assert_equal(reports, case, steps=50)
+
+
+def test_each_worker_reads_row_groups_of_its_own(tmp_path: Path) -> None:
+    table = pa.table(world.checkerboard(users=18, items=12, blocks=2, seed=0, events=6))
+    groups.write(tmp_path / "events.parquet", table.schema, table.to_batches(), 12)
+    configs = local_cluster.local_configs({"worker": 2})
+    command = [local_cluster.HERE / "shards_check.py", tmp_path / "events.parquet"]
+    done = local_cluster.finish([local_cluster.start(command, config) for config in configs])
+    assert [code for code, _, _ in done] == [0, 0], done[0][2][-3000:] + done[1][2][-3000:]
+    first, second = (json.loads(out) for _, out, _ in done)
+    assert not set(first["users"]) & set(second["users"])
+    assert len(first["users"]) + len(second["users"]) == 18
+    assert first["steps"] == second["steps"] > 8
+    assert first["weights"] < 1e-5
 
 
 def test_parameter_servers_train_and_their_checkpoint_is_read_again() -> None:

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 from tfrec.server import json_response
 from tfrec.server.api import Api
-from tfrec.server.json_request import examples_input, make_example, predict_inputs, to_tensor
+from tfrec.server.json_request import examples_input, make_example, predict_inputs, signature_name, to_tensor
 from tfrec.server.json_text import decimals, describe, parse, quoted
 from tfrec.server.manager import FixedModel
 from tfrec.server.rest import Rest
@@ -253,6 +253,19 @@ def test_any_body_gets_a_json_answer(rest, method, body):
 )
 def test_what_python_reads_otherwise(body, text):
     assert words(parse, body) == f"JSON Parse error: {text}"
+
+
+def test_of_a_key_that_is_there_twice_the_first_counts():
+    document = parse(b'{"signature_name": "a", "inputs": {"a": [1], "b": [2], "a": [3]}, "signature_name": "b"}')
+    assert signature_name(document) == "a"
+    inputs, _ = predict_inputs(document, TWO)
+    assert inputs["a"].tolist() == [1]
+    assert words(to_tensor, parse(b'{"x": [{"b64": "YQ==", "b64": "Yg=="}]}')["x"], tf.string).endswith("base64 data")
+
+
+def test_of_a_feature_that_is_there_twice_the_last_counts():
+    example = make_example(parse(b'{"x": 1, "x": 2.5}')).features.feature
+    assert list(example["x"].float_list.value) == [2.5]
 
 
 def test_bytes_that_are_no_text_travel_as_they_are():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+import sys
 import threading
 import time
 
@@ -13,6 +15,7 @@ from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tests.half_plus_two import add_version, add_warmup, save_half_plus_two, warmup_log
+from tfrec.server.background import native
 from tfrec.server.manager import Every, Loading, Manager
 from tfrec.server.servable import Servable
 from tfrec.server.status import RequestError
@@ -307,3 +310,23 @@ def test_a_model_with_another_bias_takes_over(manager, base, tmp_path):
     manager.poll()
     settle(manager, [(2, AVAILABLE), (1, END)])
     assert answer(manager) == (2, 4.0)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have a priority of their own on Linux alone")
+def test_a_version_gives_way_to_requests_while_it_loads_beside_another(base, half):
+    nice = []
+
+    def load(path):
+        nice.append(native(lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())))
+        return Servable(path)
+
+    manager = Manager(Loading(load=load))
+    try:
+        manager.reload(config(base))
+        add_version(base, 2, half)
+        manager.poll()
+        settle(manager, [(2, AVAILABLE), (1, END)])
+    finally:
+        manager.close()
+    usual = os.getpriority(os.PRIO_PROCESS, 0)
+    assert nice == [usual, min(usual + 10, 19)]

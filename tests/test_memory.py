@@ -29,7 +29,7 @@ TABLES = [
 @pytest.mark.parametrize("optimizer", ["adamw", "lazy_adam", "sparse_adagrad", "rowwise_adagrad", "sgd"])
 def test_ids_need_what_the_model_and_its_optimizer_allocate(table: dict[str, Any], optimizer: str) -> None:
     model: dict[str, Any] = {"item_table": table, "user_table": table, "user_id": True, "history": ["decay"]}
-    config = world.settings(model, loss="in_batch", optimizer=optimizer, patience=0)
+    config = world.settings(model, loss="in_batch", optimizer=optimizer, keep="last")
     data = world.retrieval_data(config, EVENTS, counts=COUNTS)
     made = build(config, data)
     made.compile(optimizer=make_optimizer(config.train))
@@ -42,13 +42,13 @@ def test_ids_need_what_the_model_and_its_optimizer_allocate(table: dict[str, Any
     assert needs["item ids"] + needs["user ids"] == sum(weights.values()) * (1 + dense) + sum(slots)
 
 
-def test_early_stopping_keeps_a_copy_and_the_softmax_its_catalogue() -> None:
+def test_the_best_epoch_is_a_copy_and_the_softmax_its_catalogue() -> None:
     def need(**train: Any) -> dict[str, int]:
         config = world.settings({}, optimizer="sgd", **train)
         return {n.name: n.bytes for n in memory.tables(config, world.retrieval_data(config, EVENTS))}
 
-    assert need(patience=3)["item ids"] == 3 * 11 * 8 * 4
-    assert need(patience=0)["item ids"] == 2 * 11 * 8 * 4
+    assert need(keep="best")["item ids"] == 3 * 11 * 8 * 4
+    assert need(keep="last")["item ids"] == 2 * 11 * 8 * 4
     assert need(loss="softmax")["item vectors"] == 4 * need(loss="in_batch")["item vectors"] == 4 * 11 * 8 * 4
 
 

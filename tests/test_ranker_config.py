@@ -12,6 +12,7 @@ from tfrec.errors import ConfigError
 
 HOUR = {"name": "hour", "side": "context", "kind": "categorical"}
 IMAGE = {"name": "image", "side": "item", "kind": "vector", "width": 2}
+QUERY = {"name": "query", "side": "context", "kind": "text"}
 STAY = {"name": "stay", "column": "days", "kind": "survival", "observed": "left", "periods": 4}
 BUY = {"name": "buy", "column": "buy"}
 
@@ -47,6 +48,7 @@ def test_a_ranker_says_which_columns_it_reads() -> None:
         ({"tasks": [{"loss": "focal", "positive_weight": 2.0}]}, {}, "positive_weight goes with loss"),
         ({"tasks": [{"kind": "value"}]}, {}, "ranker.monitor must fit the first task, which is value"),
         ({"monitor": "spearman"}, {}, "ranker.monitor must fit the first task, which is binary"),
+        ({"tasks": [{"kind": "number"}], "monitor": "gini"}, {}, "must fit the first task, which is number"),
         ({"tasks": [{"kind": "survival"}]}, {}, 'kind = "survival" and observed, a column, go together'),
         ({"tasks": [{"observed": "left"}]}, {}, 'kind = "survival" and observed, a column, go together'),
         ({"tasks": [{"periods": 3}]}, {}, 'period, periods and horizon go with kind = "survival"'),
@@ -68,6 +70,8 @@ def test_a_ranker_says_which_columns_it_reads() -> None:
         ({"crosses": [["user", "brand"]]}, {}, "ranker.crosses must name categorical fields, not brand"),
         ({"position": "hour"}, {}, "ranker.position must be a categorical context feature, not hour"),
         ({}, {"kind": "two_tower", "columns": (IMAGE,)}, "the vector feature image needs a ranker"),
+        ({}, {"kind": "two_tower", "columns": (QUERY,)}, 'the text feature query needs .* set model.text = "frozen"'),
+        ({}, {"columns": (QUERY,)}, 'the text feature query needs .* set model.text = "frozen"'),
     ],
 )
 def test_what_does_not_go_together_is_refused(ranker: dict[str, Any], more: dict[str, Any], message: str) -> None:
@@ -90,4 +94,5 @@ def test_folds_need_a_ranker() -> None:
 def test_what_goes_together_is_taken() -> None:
     assert configured({"position": "hour", "crosses": [["user", "hour"]]}, columns=(HOUR, IMAGE))
     assert configured({"tasks": [{**STAY, "periods": 1}], "monitor": "concordance"}, "logistic")
+    assert configured({"tasks": [{"kind": "value"}], "monitor": "gini"})
     assert configured({"negatives": 4, "tasks": [{"loss": "listwise"}]}, "fm")

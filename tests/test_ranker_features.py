@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import keras
 import numpy as np
 import pytest
 import tables
@@ -15,6 +16,10 @@ from tfrec import pipeline, rank_serving, ranking
 from tfrec.artifact import ranker
 from tfrec.config import Config, validate
 from tfrec.errors import DataError
+from tfrec.evaluation import ranking_metrics
+from tfrec.models.ranking.body import Sizes
+from tfrec.models.ranking.fields import matches, text_fields
+from tfrec.models.ranking.ranker import Ranker
 from tfrec.training.ranking import RankScorer
 
 COLUMNS: list[dict[str, Any]] = [
@@ -25,7 +30,8 @@ COLUMNS: list[dict[str, Any]] = [
     {"name": "age", "side": "user", "kind": "numeric", "buckets": 3},
     {"name": "hour", "side": "context", "kind": "categorical"},
     {"name": "wait", "side": "context", "kind": "numeric"},
-    {"name": "query", "side": "context", "kind": "vector", "width": 3},
+    {"name": "mood", "side": "context", "kind": "vector", "width": 3},
+    {"name": "query", "side": "context", "kind": "text"},
 ]
 WAITS = (1.0, 2.5, float("nan"), float("inf"))
 
@@ -40,7 +46,8 @@ def rows() -> list[dict[str, Any]]:
             "value": float(random.integers(0, 2)),
             "hour": f"{random.integers(0, 24)}",
             "wait": WAITS[i % 4],
-            "query": " ".join(f"{x:.3f}" for x in random.normal(size=3)) if i % 5 else None,
+            "mood": " ".join(f"{x:.3f}" for x in random.normal(size=3)) if i % 5 else None,
+            "query": (" ".join(random.choice(tables.WORDS, 2)), "", None)[i % 3],
         }
         for i, row in enumerate(tables.interactions())
     ]
@@ -99,6 +106,31 @@ def test_raw_rows_are_served_as_they_were_trained(tmp_path: Path) -> None:
     served = ranker.build(parts)[1]["rank"](**asked)["scores"].numpy()[:, 0]
     assert len(served) == 40 and np.ptp(served) > 0.01
     np.testing.assert_allclose(served, expected, atol=1e-6)
+
+
+def test_a_match_is_the_cosine_at_the_scale_of_random_directions() -> None:
+    fields = text_fields(("query",), width=4)
+    text = np.float32([[[2, 0, 0, 0], [0, 2, 0, 0], [0, 0, 0, 0]]])
+    query = np.float32([[2**0.5, 2**0.5, 0, 0]])
+    found = matches(fields, {"text": text, "query": query})
+    np.testing.assert_allclose(found["query.match"], [[2 * 0.5**0.5, 2 * 0.5**0.5, 0]], rtol=1e-6)
+
+
+def test_what_queries_and_items_have_in_common_is_learned() -> None:
+    random = np.random.default_rng(0)
+    texts = random.normal(size=(21, 16)).astype(np.float32)
+    texts *= 4 / np.linalg.norm(texts, axis=1, keepdims=True)
+    item = random.integers(1, 21, 2000).astype(np.int32)
+    about = np.where(random.random(2000) < 0.5, item, random.integers(1, 21, 2000))
+    inputs, liked = {"user": np.zeros_like(item), "item": item, "query": texts[about]}, about == item
+    model = Ranker("logistic", Sizes(tuple(text_fields(("query",), 16))), {}, {}, {"text": (texts.shape, "float32")})
+    model.build()
+    model.item_table.fill({"text": texts})
+    loss = {"like": keras.losses.BinaryCrossentropy(from_logits=True)}
+    model.compile(keras.optimizers.Adam(0.05), loss=loss)
+    model.fit({name: x[:1500] for name, x in inputs.items()}, {"like": liked[:1500, None]}, epochs=10, verbose=0)
+    logits = model.predict({name: x[1500:] for name, x in inputs.items()}, verbose=0)["like"]
+    assert ranking_metrics.auc(liked[1500:], logits) > 0.99
 
 
 def test_ages_need_times(tmp_path: Path) -> None:

@@ -9,17 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cascade_twin import CATEGORIES, PRICES, make_cascade
 from parts import ITEM_VECTORS, ITEMS, make_parts
 from saved_models import strings
 
 from tfrec.artifact import reindex as module
+from tfrec.artifact import reindexed
 from tfrec.artifact.buckets import build
-from tfrec.artifact.export import export
+from tfrec.artifact.export import export, read_card
 from tfrec.artifact.golden import write_golden
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.reindex import reindex
 from tfrec.artifact.variables import read_variables
 from tfrec.artifact.verify import Report
+from tfrec.errors import ArtifactError
 from tfrec.server.servable import Servable
 
 BUCKETS = build(ITEM_VECTORS.astype(np.float32), np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
@@ -104,3 +107,42 @@ def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]]
     assert sorted(items.tolist()) == np.flatnonzero(available).tolist()
     np.testing.assert_array_equal(rows, vectors[items])
     assert (starts[0], starts[-1], len(starts)) == (0, len(items), centroids.shape[1] + 1)
+
+
+def test_padded_buckets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {"item_index/items": np.zeros((2, 3), np.int32)}
+    monkeypatch.setattr(reindexed, "read_variables", lambda path, names: held)
+    with pytest.raises(
+        ArtifactError, match=r"must have lists; that of exports.1 has padded buckets\. Export the run again"
+    ):
+        reindexed.indexes(Path("exports/1"), {}, np.empty(0, np.int32), np.empty(0, np.int32))
+
+
+# What the filters of a cascade read
+
+
+def test_a_cascade_filters_new_items_by_their_columns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module.verify, "verify", lambda path, tf_serving: Report(path, tf_serving, {}, 0, ()))
+    asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
+    export(make_cascade(candidates=20), tmp_path, {}, lambda path: write_golden(path, asked))
+    table = {"item_id": strings(["new", "a"]), "title": strings(["up", "up"]), "price": np.ones(2, np.float32)}
+    reindex(tmp_path, items(0, 1), [], BOUNDS)  # of which no price is known
+    columns = {"cascade/prices": np.array([9, np.nan], np.float32), "cascade/categories": np.array([[3, 0], [2, 3]])}
+    third = reindex(tmp_path, table, [], BOUNDS, columns=columns)
+    held = read_variables(third, ("cascade/prices", "cascade/categories"))
+    np.testing.assert_array_equal(held["cascade/prices"], np.append(PRICES, [np.nan, 9]).astype(np.float32) * KNOWN)
+    assert held["cascade/categories"][[1, 7, 8]].tolist() == [[2, 3], [0, 0], [3, 0]]
+    assert held["cascade/categories"][2:7].tolist() == CATEGORIES[2:].tolist()
+    again = reindex(tmp_path, table, [], BOUNDS, columns=columns)
+    assert read_card(again)["reindexed"]["unchanged"] == 2
+    servable = Servable(third)
+    try:
+        toys = servable.run("recommend_with", {"user_id": strings(["?"]), "allow_categories": strings([["toy"]])})
+        assert {*toys["item_ids"][0]} - {b""} == {b"new", b"a", ITEMS[3].encode()}
+        dear = servable.run("recommend_with", {"user_id": strings(["?"]), "min_price": np.float32(6)})
+        assert {*dear["item_ids"][0]} - {b""} == {b"new"}
+    finally:
+        servable.close()
+
+
+KNOWN = np.array([1, np.nan, 1, 1, 1, 1, 1, 1, 1], np.float32)  # the price of a is withdrawn

@@ -168,8 +168,9 @@ def test_paths_may_be_written_in_capitals_but_methods_may_not(connection):
 
 @pytest.mark.parametrize("number", ["9" * 19, "9" * 5000])
 def test_a_version_that_is_no_int64(connection, number):
-    text = refused(connection, f"/v1/models/half/versions/{number}:predict", {"instances": [1.0]})
-    assert text == f"Failed to convert version: {number} to numeric."
+    for method, ending in (("POST", ":predict"), ("GET", ""), ("GET", "/metadata")):
+        path = f"/v1/models/half/versions/{number}{ending}"
+        assert ask(connection, method, path, '{"instances": [1.0]}') == (400, "")  # TensorFlow Serving says no more
 
 
 def test_one_connection_serves_many_requests_also_after_refusals(connection):
@@ -209,6 +210,33 @@ def test_a_request_that_takes_too_long_is_answered_504(half):
     connection.close()
     server.close(5)
     manager.close()
+
+
+@pytest.mark.parametrize("cors", [True, False])
+def test_pages_of_other_origins_may_ask_where_allowed(half, cors):
+    manager = FixedModel("half", 1, Servable(half))
+    server = HttpServer(Rest(Api(manager), cors=cors), "127.0.0.1", 0, 1)
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=20)
+    try:
+        for method, body in (("OPTIONS", None), ("POST", '{"instances": [1.0]}'), ("POST", "{")):
+            connection.request(method, "/v1/models/half:predict", body)
+            response = connection.getresponse()
+            text = response.read()
+            given = {name: value for name, value in response.getheaders() if name.startswith("Access-Control")}
+            assert given == (CORS if cors else {})
+            if method == "OPTIONS":
+                assert (response.status, text) == (200, b"") if cors else response.status == 400
+    finally:
+        connection.close()
+        server.close(5)
+        manager.close()
+
+
+CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 
 
 def test_stalled_and_hostile_clients_do_not_stop_the_others(server, connection):

@@ -47,16 +47,19 @@ def assert_equal(out: str) -> None:
     assert report["history"] and report["csv"]
 
 
-def test_killed_at_a_random_step_and_terminated_it_ends_with_the_same_weights(tmp_path: Path) -> None:
+def test_killed_damaged_and_terminated_it_ends_with_the_same_weights(tmp_path: Path) -> None:
     step = random.randint(2, STEPS // 2)
     print(f"killed at step {step}")
     kill_at(tmp_path / "killed", step)
+    (last_checkpoint,) = (tmp_path / "killed").rglob("checkpoint.npz")
+    last_checkpoint.write_bytes(last_checkpoint.read_bytes()[:-100])
     process = start("train", tmp_path / "killed", 0)
     for _ in range(3):
         done = int(process.stdout.readline())
     process.terminate()
     out, error = process.communicate()
     assert process.returncode == AGAIN, error[-3000:]
+    assert "a checkpoint must be whole" in error and "Continuing from the one before it" in error
     last = int((out.split() or [done])[-1])
     assert f"SIGTERM stopped the training after epoch {(last - 1) // 4 + 1}, step {(last - 1) % 4 + 1}" in error
     assert_ends_as_uninterrupted(tmp_path / "killed")

@@ -17,7 +17,7 @@ from hypothesis.extra import numpy as hnp
 from tests.saved_models import LOWEST, save_shop, save_untracked_variable, strings
 from tfrec.errors import ServerError
 from tfrec.server.servable import RequestError, Servable
-from tfrec.server.tensors import to_array, to_proto
+from tfrec.server.tensors import to_array, to_content, to_proto
 
 NOBODY = {"user_id": strings(["u"]), "history": strings([[]])}
 
@@ -169,6 +169,19 @@ def test_byte_strings_round_trip(values):
     array = np.empty(len(values), object)
     array[:] = values
     assert to_array(to_proto(array)).tolist() == values
+
+
+@pytest.mark.parametrize(
+    "array",
+    [np.array([[1.5, -2.0]], np.float32), np.zeros((0, 3), np.int64), strings([["a", "früit"], ["", "x" * 300]])],
+    ids=["float", "empty", "strings"],
+)
+def test_tensor_content_is_read_by_the_runtime(array):
+    proto = to_content(array)
+    dtype = tf.string if array.dtype == object else tf.as_dtype(array.dtype)
+    read = tf.io.parse_tensor(proto.SerializeToString(), dtype).numpy()
+    assert read.shape == array.shape and read.tolist() == array.tolist()
+    assert bool(proto.tensor_content) == bool(array.size)
 
 
 @pytest.mark.parametrize("dtype", [tf.float16, tf.bfloat16])

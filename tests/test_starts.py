@@ -70,7 +70,7 @@ def test_a_start_reaches_the_outputs_of_its_task_alone(head: str) -> None:
     model.start_at({"money": np.array([1.0, 2.0, 3.0])})
     after = model(batch(2))
     np.testing.assert_array_equal(after["stay"], before["stay"])
-    np.testing.assert_allclose(after["money"] - before["money"], [[1, 2, 3]] * 2, rtol=1e-5, atol=1e-5)
+    np.testing.assert_array_equal(after["money"], [[1, 2, 3]] * 2)  # whatever the features
 
 
 def test_a_linear_model_starts_too() -> None:

@@ -87,6 +87,7 @@ def make_trainer(config: Config, data: RetrievalData, folder: Path, callbacks: S
         clip_norm=config.train.clip_norm,
         checkpoint_steps=config.train.checkpoint_steps,
         jit=config.train.jit,
+        sharded=getattr(batches, "shards", 1) > 1,
     )
 
 

@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 
 import keras
 import numpy as np
-import pyarrow as pa
 import tensorflow as tf
 
 from tfrec import serving
+from tfrec.data import offers
 from tfrec.evaluation import bootstrap, ragged
 from tfrec.evaluation.holdouts import last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer
@@ -70,24 +70,13 @@ def columns_of(run: Run) -> Columns:
     roles, items = run.config.data.roles, run.prepared.items
     prices = None
     if roles.price:
-        values = items[roles.price].cast(pa.float64()).to_numpy(zero_copy_only=False)
-        prices = np.concatenate([[np.nan], np.where(values >= 0, values, np.nan)]).astype(np.float32)
+        prices = np.concatenate([np.array([np.nan], np.float32), offers.prices(items[roles.price])])
     if not roles.category:
         return Columns(prices, None, [])
-    features = {feature.name: feature.separator for feature in run.config.features.columns}
-    separator = features.get(roles.category)
-    lists = [_names(text, separator) for text in items[roles.category].to_pylist()]
+    separators = {feature.name: feature.separator for feature in run.config.features.columns}
+    lists = [[], *offers.categories(items[roles.category], separators.get(roles.category))]
     names = sorted({name for own in lists for name in own})
-    place = {name: index for index, name in enumerate(names, start=1)}
-    table = np.zeros((len(lists) + 1, max(map(len, lists), default=0) or 1), np.int32)
-    for row, own in enumerate(lists, start=1):
-        table[row, : len(own)] = [place[name] for name in own]
-    return Columns(prices, table, names)
-
-
-def _names(text: str | None, separator: str | None) -> list[str]:
-    parts = (text or "").split(separator) if separator else [text or ""]
-    return list(dict.fromkeys(name for part in parts if (name := part.strip())))
+    return Columns(prices, offers.category_table(lists, names, max(map(len, lists)) or 1), names)
 
 
 def holdout_of(run: Run, split: int) -> Holdout:

@@ -84,7 +84,8 @@ def measure(run: Run) -> dict[str, Any]:
 
     Retrieval alone is the same SavedModel asked with the weights of its tasks at 0.
     """
-    parts = make_parts(run, serving.make_parts(run, run.model()))
+    model = run.model()
+    parts = make_parts(run, serving.plan_indexes(run, model, serving.make_parts(run, model))[0])
     with tempfile.TemporaryDirectory(dir=run.folder) as folder:
         artifacts.write_model(parts, Path(folder) / "1", {})
         servable = Servable(Path(folder) / "1")

@@ -177,6 +177,7 @@ class Train(Spread):
         description="validation metric of early stopping",
     )
     patience: int = Field(default=8, ge=0, description="epochs without a better metric; 0 = never stop")
+    keep: Literal["best", "last"] = Field(default="best", description="the epoch that is best on valid, or the last")
     refit: bool = Field(default=True, description="retrain on train+valid for the chosen number of epochs")
     checkpoint_steps: int = Field(default=0, ge=0, description="steps between checkpoints; 0 = once an epoch")
     memory: float = Field(
@@ -298,6 +299,8 @@ class Config(Section):
             raise ValueError("evaluate.folds needs a ranker: set model.kind")
         if self.model.kind == "two_tower" and vectors:
             raise ValueError(f"the vector feature {vectors[0]} needs a ranker: set model.kind")
+        if (texts := self.features.schema_.texts()) and (self.model.kind == "two_tower" or self.model.text != "frozen"):
+            raise ValueError(f'the text feature {texts[0]} needs a ranker and its encoder: set model.text = "frozen"')
         return self
 
     @model_validator(mode="after")
@@ -319,16 +322,14 @@ class Config(Section):
             raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")
         return self._fields_are_known(self.cascade.kind)
 
-    def _ids(self) -> set[str]:
-        return {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
-
     def _fields_are_known(self, kind: str) -> Config:
+        ids = {name for name, on in (("user", self.ranker.user_id), ("item", self.ranker.item_id)) if on}
         context = {f.name for f in self.features.schema_.side("context") if f.indexed}
-        indexed = {f.name for f in self.features.columns if f.indexed} | self._ids()
+        indexed = {f.name for f in self.features.columns if f.indexed} | ids
         unknown = [name for pair in self.ranker.crosses for name in pair if name not in indexed]
         if unknown:
             raise ValueError(f"ranker.crosses must name categorical fields, not {unknown[0]}")
-        own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & self._ids()
+        own = {f.name for f in self.features.schema_.side("item") if f.indexed} | {"item"} & ids
         if (self.ranker.history or kind in ranker_config.ATTENTIVE) and not own >= {*self.ranker.history_fields}:
             raise ValueError(f"ranker.history_fields must be among {sorted(own)}")
         if self.ranker.position and self.ranker.position not in context:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,16 @@ import pyarrow as pa
 
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import reindex as artefact
+from tfrec.artifact.variables import read_variables
 from tfrec.config import Features, Roles
-from tfrec.data import checks, files
+from tfrec.data import checks, files, offers
 from tfrec.data.checks import Problems
 from tfrec.data.preprocess import raw_columns
 from tfrec.data.side import Side, every_row
 from tfrec.errors import ArtifactError, DataError
 
 _LISTED = "_listed"
+_PRICES, _CATEGORIES = "cascade/prices", "cascade/categories"  # variables of an artefact with a ranker
 
 
 def reindex(export: Path, items: str | None, remove: str, force: bool, say: Callable[[str], None]) -> Path:
@@ -41,13 +44,14 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
     newest = artifacts.newest(export)
     if newest is None:
         raise ArtifactError("reindex needs an exported version", str(export), "Run tfrec export first")
-    settings = artifacts.read_card(newest).get("settings")
+    card = artifacts.read_card(newest)
+    settings = card.get("settings")
     if settings is None:
         raise ArtifactError("reindex needs a card with the settings of the model", str(newest), "Export it again")
-    rows, listed = _items(items, settings, say)
+    rows, listed, columns = _items(items, card, newest, say)
     removed = _removed(remove)
     say(f"embedding {len(rows['item_id']):,} items with {newest}, verifying in a clean process")
-    published = artefact.reindex(export, rows, removed, settings["export"], force, listed)
+    published = artefact.reindex(export, rows, removed, settings["export"], force, listed, columns)
     card = artifacts.read_card(published)
     counts = card["reindexed"]
     say(", ".join(f"{counts[name]:,} {name}" for name in ("added", "changed", "unchanged", "delisted")))
@@ -58,30 +62,53 @@ def reindex(export: Path, items: str | None, remove: str, force: bool, say: Call
 
 
 def _items(
-    pattern: str | None, settings: dict[str, Any], say: Callable[[str], None]
-) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Item ids and the raw columns that embed an item, as preparation gives them; and which items are listed."""
+    pattern: str | None, card: Mapping[str, Any], newest: Path, say: Callable[[str], None]
+) -> tuple[dict[str, np.ndarray], np.ndarray, dict[str, np.ndarray]]:
+    """Item ids and the raw columns that embed an item, as preparation gives them; which items are listed; and what the
+    filters of a cascade read, by the variables that hold it."""
+    settings = card["settings"]
     schema = Features.model_validate_json(json.dumps(settings["features"])).schema_
-    named = settings["data"]["roles"].items()
-    # A role decides how a column is read; one that the model does not read need not be there.
-    roles = Roles(**{role: column for role, column in named if column in schema.item_columns()})
     numeric = {feature.name for feature in schema.side("item") if feature.kind == "numeric"}
     if pattern is None:
-        return {
-            name: np.empty(0, np.float32 if name in numeric else object) for name in ("item_id", *schema.item_columns())
-        }, np.empty(0, bool)
-    available = settings["data"]["roles"].get("available")
-    table = _read_items(pattern, Side("item", schema.side("item"), schema.text, roles), available, say)
-    _say_ignored(pattern, table, {*schema.item_columns(), available}, say)
+        none = {name: np.empty(0, np.float32 if name in numeric else object) for name in schema.item_columns()}
+        return {"item_id": np.empty(0, object), **none}, np.empty(0, bool), {}
+    roles = Roles(**settings["data"]["roles"])
+    table = _read_items(pattern, Side("item", schema.side("item"), schema.text, roles), say)
+    offered = _offered(table, roles, card, read_variables(newest, (_PRICES, _CATEGORIES)), say)
+    filtered = {roles.price: _PRICES, roles.category: _CATEGORIES}
+    also = {column for column, variable in filtered.items() if variable in offered}
+    _say_ignored(pattern, table, {*schema.item_columns(), roles.available, *also}, say)
     columns = {"item_id": _ids(table), **raw_columns(table, schema.item_columns(), numeric)}
-    return columns, table.column(_LISTED).to_numpy() != 0
+    return columns, table.column(_LISTED).to_numpy() != 0, offered
 
 
-def _read_items(pattern: str, side: Side, available: str | None, say: Callable[[str], None]) -> pa.Table:
+def _offered(
+    table: pa.Table,
+    roles: Roles,
+    card: Mapping[str, Any],
+    held: Mapping[str, np.ndarray],
+    say: Callable[[str], None],
+) -> dict[str, np.ndarray]:
+    """Prices and categories of the items, where the artefact holds them and the table has their columns."""
+    found = {}
+    if _PRICES in held and roles.price in table.column_names:
+        found[_PRICES] = offers.prices(table.column(roles.price))
+    if _CATEGORIES in held and roles.category in table.column_names and "categories" in card:
+        separators = {feature["name"]: feature["separator"] for feature in card["settings"]["features"]["columns"]}
+        lists = offers.categories(table.column(roles.category), separators.get(roles.category))
+        found[_CATEGORIES] = offers.category_table(lists, card["categories"], held[_CATEGORIES].shape[1])
+    for name in sorted(held.keys() - found.keys()):
+        say(f"the items have no {name.removeprefix('cascade/')} that filters could read: new ones have none for now")
+    return found
+
+
+def _read_items(pattern: str, side: Side, say: Callable[[str], None]) -> pa.Table:
     """The items in the order of their file, with 1.0 in the column _LISTED unless they are not available."""
     problems: Problems = {}
+    available = side.roles.available
     with files.reading(pattern):
         rows = _with_ids(pattern)
+        side = _of_file(side, rows.columns)
         rows = rows.mutate(**{_LISTED: _listed(rows, available, problems)})
         table = every_row(rows, side, problems).order_by(files.ORDER).to_pyarrow()
     for problem, count in problems.items():
@@ -89,6 +116,15 @@ def _read_items(pattern: str, side: Side, available: str | None, say: Callable[[
     if not table.num_rows:
         raise DataError("the items must have rows", pattern)
     return table
+
+
+def _of_file(side: Side, columns: Sequence[str]) -> Side:
+    """A role decides how a column is read; one that no feature reads need not be there, and whether an item is
+    available is asked apart."""
+    read = {feature.name for feature in side.features} | {*side.text}
+    named = side.roles.model_dump().items()
+    roles = {role: name for role, name in named if name in read or (role in ("price", "category") and name in columns)}
+    return replace(side, roles=Roles(**roles))
 
 
 def _listed(rows: ibis.Table, available: str | None, problems: Problems) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tfrec import __version__, cascade_serving, rank_serving, serving
+from tfrec import __version__, cascade, cascade_serving, rank_serving, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact.ranker import RankerParts
@@ -62,14 +62,15 @@ def make(run: Run, about: dict[str, Any], say: Callable[[str], None]) -> Made:
     about["blend_keeps_texts"] = isinstance(parts.blend, serving.ServedBlend) and parts.blend.keeps_texts
     size = sum(array.nbytes for array in parts.stored_history)
     say(f"stored histories: {len(run.prepared.user_ids):,} users, {size / 2**20:.1f} MiB")
-    if run.config.cascade.candidates:
-        parts = cascade_serving.make_parts(run, parts)
-        requests = cascade_serving.golden_requests(run, parts)
-        return Made(parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10))
     parts, indexes = serving.plan_indexes(run, model, parts)
     for name, plan in indexes.items():
         say(f"index of {name}: " + ", ".join(f"{key} {value}" for key, value in plan.items()))
     about["indexes"] = indexes
+    if run.config.cascade.candidates:
+        parts = cascade_serving.make_parts(run, parts)
+        about["categories"] = cascade.columns_of(run).names
+        requests = cascade_serving.golden_requests(run, parts)
+        return Made(parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10))
     requests = serving.golden_requests(run, parts)
     return Made(parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
 

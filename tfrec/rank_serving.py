@@ -14,7 +14,8 @@ from tfrec.data.impressions import history_of
 from tfrec.data.preprocess import age_rows, index_table
 from tfrec.evaluation.holdouts import last_items
 from tfrec.models.ranking.ranker import Ranker
-from tfrec.ranking import event_kinds
+from tfrec.models.text import said
+from tfrec.ranking import event_kinds, scaled
 from tfrec.runs import Run
 
 GOLDEN_USERS, GOLDEN_ITEMS = 8, 12
@@ -30,6 +31,13 @@ def make_parts(run: Run) -> RankerParts:
     stored = _stored(run, kinds.rows, length)
     fields = run.config.features.schema_.side("context")
 
+    texts = run.config.features.schema_.texts()
+    encoders = [run.encoder.fast()] if texts else []
+
+    def context_features(raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        read = {name: said(encoders[0], preprocessor.tokens(raw[name])) for name in texts}
+        return preprocessor.features("context", raw) | {name: scaled(vectors) for name, vectors in read.items()}
+
     def predict(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return model.predictions(model(dict(inputs)))
 
@@ -39,14 +47,14 @@ def make_parts(run: Run) -> RankerParts:
         item_index=preprocessor.items.lookup,
         event_index=lambda names: event_table.lookup(tf.strings.strip(names)),
         context={f.name: tf.float32 if f.kind == "numeric" else tf.string for f in fields},
-        context_features=lambda raw: preprocessor.features("context", raw),
+        context_features=context_features,
         predict=predict,
         stored_history=stored[0],
         stored_events=stored[1],
         stored_times=stored[2],
         age_rows=age_rows if model.sizes.ages else None,
         now=int(stored[2].max(initial=0)),
-        variables=[variable.value for variable in model.variables],
+        variables=[*(variable.value for variable in model.variables), *(v for own in encoders for v in own.variables)],
         tables=[*preprocessor.tables, event_table],
         history_length=length,
     )
@@ -99,7 +107,7 @@ def reference_scores(run: Run, parts: RankerParts) -> np.ndarray:
         "history": parts.stored_history[users],
         "history_event": parts.stored_events[users],
         "history_age": age_rows(tf.constant(parts.now, tf.int64), tf.constant(parts.stored_times[users])),
-        **run.preprocessor.features("context", raw),
+        **parts.context_features(raw),
     }
     model: Ranker = run.model()
     first = run.config.ranker.tasks[0].name

@@ -16,7 +16,7 @@ ATTENTIVE = ("din", "transformer")
 MONITORS = {
     "binary": ("logloss", "auc", "gauc"),
     "number": ("rmse", "spearman"),
-    "value": ("rmse", "spearman"),
+    "value": ("rmse", "spearman", "gini"),
     "survival": ("logloss", "auc", "gauc", "concordance"),
 }
 
@@ -124,7 +124,7 @@ class Ranker(Section):
     negatives_from: Literal["uniform", "popularity", "retrieval"] = "popularity"
     retriever: str | None = Field(default=None, description="run folder of the two-tower that retrieval negatives need")
     retrieved: int = Field(default=100, ge=1, description="items of each user that the retriever gives")
-    monitor: Literal["logloss", "auc", "gauc", "rmse", "spearman", "concordance"] = Field(
+    monitor: Literal["logloss", "auc", "gauc", "rmse", "spearman", "gini", "concordance"] = Field(
         default="logloss", description="validation metric of early stopping, of the first task"
     )
 

@@ -16,7 +16,7 @@ from tfrec.errors import ConfigError, DataError
 from tfrec.evaluation import ranking_metrics
 from tfrec.evaluation.holdouts import make_holdout
 from tfrec.models.ranking.body import Sizes
-from tfrec.models.ranking.fields import Field
+from tfrec.models.ranking.fields import Field, text_fields
 from tfrec.models.ranking.ranker import Ranker
 from tfrec.runs import Run, read_json, write_json
 from tfrec.schema import Feature
@@ -46,13 +46,14 @@ def ranking_data(run: Run, split: np.ndarray | None = None) -> RankingData:
         raise DataError("ranker.history_age needs a column timestamp in the interactions", sorted(events))
     kinds = event_kinds(run)
     weights = impressions.row_weights(events, kinds.names, settings.event_weights, settings.half_life_days)
-    log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows)
+    texts = {name: scaled(vectors) for name, vectors in run.context_text_vectors().items()}
+    log = impressions.EventLog(events, run.features("context"), _labels(run), weights, kinds.rows, texts)
     items = run.features("item")
     items.pop("tokens", None)
     if run.reads_text:
         vectors = run.item_text_vectors()
         assert vectors is not None
-        items["text"] = vectors * vectors.shape[1] ** 0.5
+        items["text"] = scaled(vectors)
     return RankingData(
         _sizes(run, items, len(kinds.known) + 1 if kinds.known else 0),
         run.features("user"),
@@ -61,6 +62,11 @@ def ranking_data(run: Run, split: np.ndarray | None = None) -> RankingData:
         log.held_out_rows,
         _sampler(run, events) if settings.negatives else None,
     )
+
+
+def scaled(vectors: Any) -> Any:
+    """Unit vectors at the scale of standardised numbers, of length √t."""
+    return vectors * vectors.shape[1] ** 0.5
 
 
 def _labels(run: Run) -> np.ndarray:
@@ -106,9 +112,10 @@ def _sizes(run: Run, items: dict[str, np.ndarray], events: int) -> Sizes:
     settings, schema, rows = config.ranker, config.features.schema_, run.preprocessor.rows()
     fields = [Field("user", "user", "index", len(prepared.user_ids) + 1)] if settings.user_id else []
     fields += [Field("item", "item", "index", len(prepared.item_ids) + 1)] if settings.item_id else []
-    fields += [field_of(feature, rows) for feature in schema.features if feature.name != settings.position]
+    plain = (f for f in schema.features if f.name != settings.position and f.kind != "text")
+    fields += [field_of(feature, rows) for feature in plain]
     if "text" in items:
-        fields.append(Field("text", "item", "vector", items["text"].shape[1]))
+        fields += text_fields(schema.texts(), items["text"].shape[1])
     history = settings.history_fields
     reads = config.model.kind in ("din", "transformer") or (settings.history and config.model.kind != BASELINE)
     length = config.model.history_length if reads else 0

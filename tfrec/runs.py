@@ -8,11 +8,12 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 import numpy as np
 import pyarrow as pa
+import tensorflow as tf
 
 from tfrec.config import Config, validate
 from tfrec.data import embedding_cache, encoders, fetch, preprocess
@@ -159,10 +160,13 @@ class Run:
                 name: _with_unknown(value.numpy()) for name, value in preprocessor.features(side, raw[side]).items()
             }
             if side == "item" and self.tokenizer:
-                columns["tokens"] = _with_unknown(_tokens(preprocessor, raw["item"]))
+                columns["tokens"] = _with_unknown(_tokens(preprocessor, preprocessor.text(raw["item"])))
             write_arrays(folder / f"{side}.npz", columns)
-        context = preprocessor.features("context", self.raw("context"))
-        write_arrays(folder / "context.npz", {name: value.numpy() for name, value in context.items()})
+        raw["context"] = self.raw("context")
+        context = {name: value.numpy() for name, value in preprocessor.features("context", raw["context"]).items()}
+        texts, rows = _distinct_texts(preprocessor, raw["context"])
+        write_arrays(folder / "context.npz", context | rows)
+        write_arrays(folder / "context_texts.npz", texts)
         statistics.save(self.statistics_path)
 
     def _fit_context(self) -> preprocess.Statistics:
@@ -181,9 +185,10 @@ class Run:
         rule = "all processes of a training must read the same tables, in one shared run.folder"
         peers.agree(rule, {f"the hash of {name}": value for name, value in hashes.items()})
 
-    def features(self, side: Side) -> dict[str, np.ndarray]:
+    def features(self, part: Side | Literal["context_texts"]) -> dict[str, np.ndarray]:
+        """Tensors of every item, user or event; of an event's texts rows of ``context_texts``, their token ids."""
         try:
-            with np.load(self.features_folder / f"{side}.npz", allow_pickle=False) as stored:
+            with np.load(self.features_folder / f"{part}.npz", allow_pickle=False) as stored:
                 return {name: stored[name] for name in stored.files}
         except OSError as error:
             raise DataError("a run must hold features", str(self.features_folder), "Run tfrec prepare") from error
@@ -199,6 +204,11 @@ class Run:
     def item_text_vectors(self) -> np.ndarray | None:
         """Unit text vectors of the pretrained encoder [N+1, t]; None without text."""
         return self.text_vectors(self.features("item")["tokens"]) if self.tokenizer else None
+
+    def context_text_vectors(self) -> dict[str, np.ndarray]:
+        """Unit vectors of the texts of events, name -> float32 [T+1, t], as :meth:`text_vectors`."""
+        names = self.config.features.schema_.texts()
+        return {n: self.text_vectors(tokens) for n, tokens in self.features("context_texts").items()} if names else {}
 
     def retrieval_data(self, **more: Any) -> RetrievalData:
         """What training reads."""
@@ -274,15 +284,23 @@ def _with_unknown(rows: np.ndarray) -> np.ndarray:
     return np.concatenate([np.zeros((1, *rows.shape[1:]), rows.dtype), rows])
 
 
-def _tokens(preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]) -> np.ndarray:
-    rows = len(next(iter(raw.values())))
+def _tokens(preprocessor: preprocess.Preprocessor, texts: tf.Tensor) -> np.ndarray:
     parts = [
-        preprocessor.tokens(
-            preprocessor.text({name: column[i : i + _TOKENIZE_AT_ONCE] for name, column in raw.items()})
-        )
-        for i in range(0, rows, _TOKENIZE_AT_ONCE)
+        preprocessor.tokens(texts[i : i + _TOKENIZE_AT_ONCE]).numpy() for i in range(0, len(texts), _TOKENIZE_AT_ONCE)
     ]
-    return np.concatenate([part.numpy() for part in parts]).astype(np.int32)
+    return np.concatenate(parts).astype(np.int32)
+
+
+def _distinct_texts(
+    preprocessor: preprocess.Preprocessor, raw: Mapping[str, np.ndarray]
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Token ids of the context's texts, each once, int32 [T+1, S], and which of them each event has, int32 [E]."""
+    texts, rows = {}, {}
+    for name in preprocessor.schema.texts():
+        distinct, place = np.unique(raw[name], return_inverse=True)
+        texts[name] = _with_unknown(_tokens(preprocessor, tf.constant(distinct, tf.string)))
+        rows[name] = (place + 1).astype(np.int32)
+    return texts, rows
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 Side = Literal["user", "item", "context"]
-Kind = Literal["categorical", "numeric", "vector"]
+Kind = Literal["categorical", "numeric", "vector", "text"]
 
 
 def _argument(name: str) -> str:
@@ -27,8 +27,9 @@ class Feature(BaseModel):
     Args:
         name: column of the items (side item), users (side user) or interactions (side context) table.
         side: whose property it is.
-        kind: categorical (a vocabulary), numeric (standardised, missing = mean) or vector (``width`` numbers, as a
-            list or one string with spaces; missing = zeros), such as an image's embedding.
+        kind: categorical (a vocabulary), numeric (standardised, missing = mean), vector (``width`` numbers, as a
+            list or one string with spaces; missing = zeros), such as an image's embedding, or text of the context, such
+            as a query, which the text encoder reads.
         separator: splits one categorical string into several values ("" = one value).
         max_values: how many of them are kept.
         max_vocabulary: the most frequent values that get a row of their own; the rest share row 0.
@@ -73,6 +74,8 @@ class Feature(BaseModel):
             raise ValueError(f'feature {self.name}: min_count goes with kind = "categorical" and a vocabulary')
         if self.kind == "vector" and not (self.width and not self.separator):
             raise ValueError(f"feature {self.name}: a vector needs a width, and no separator")
+        if self.kind == "text" and (self.side != "context" or self.separator):
+            raise ValueError(f"feature {self.name}: text is of the context, in one piece; features.text reads items")
         if self.log and self.buckets:
             raise ValueError(f"feature {self.name}: quantiles do not change under a log; remove log or buckets")
         return self
@@ -94,6 +97,10 @@ class Schema(BaseModel):
     def side(self, side: Side) -> tuple[Feature, ...]:
         """The features of one side, in their order in the settings."""
         return tuple(f for f in self.features if f.side == side)
+
+    def texts(self) -> tuple[str, ...]:
+        """Names of the context's texts."""
+        return tuple(f.name for f in self.features if f.kind == "text")
 
     def item_columns(self) -> tuple[str, ...]:
         """Every column of the items table that a request must carry to embed an item."""

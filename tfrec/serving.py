@@ -18,7 +18,7 @@ from tfrec.evaluation.holdouts import last_items
 from tfrec.models.blend import Blend
 from tfrec.models.blend_at import BlendAt
 from tfrec.models.ranking.signals import evidence_of
-from tfrec.models.text import embed
+from tfrec.models.text import embed, said
 from tfrec.models.two_tower import TwoTower
 from tfrec.runs import Run
 from tfrec.training.retrieval import RetrievalData, stored_histories
@@ -166,8 +166,7 @@ class _Text:
         return {"text": self._fast(tokens) if self._learns else vectors, "text_embedding": vectors}
 
     def _embed(self, tokens: tf.Tensor) -> tf.Tensor:
-        said = tf.math.count_nonzero(tokens, axis=1, keepdims=True) > 2
-        return tf.where(said, self._fast(tokens), 0.0)
+        return said(self._fast, tokens)
 
 
 def knows_users(run: Run) -> bool:

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tfrec.artifact import indexed
 from tfrec.artifact.indexed import Found, Plan
-from tfrec.artifact.ivf import LOWEST, among, best_of
+from tfrec.artifact.ivf import LOWEST, Allowed, among, best_of
+from tfrec.artifact.options import RETRIEVAL
 
 SHORTLIST = 500  # items that each part brings forward, or four times what is asked for
 POPULAR = 1000
@@ -28,9 +29,11 @@ class BlendAt(Protocol):
 
     def candidates(self, sums: Any, count: tf.Tensor) -> list[tf.Tensor]: ...
 
-    def scores(
+    def parts(
         self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any, own: Vectors, texts: Vectors | None
-    ) -> tf.Tensor: ...
+    ) -> dict[str, tf.Tensor]: ...
+
+    def total(self, parts: dict[str, tf.Tensor]) -> tf.Tensor: ...
 
 
 class BlendedSearch(tf.Module):
@@ -68,27 +71,44 @@ class BlendedSearch(tf.Module):
         self.popular = _fixed(np.argsort(-popularity[1:], kind="stable")[:POPULAR].astype(np.int32) + 1)
 
     def search(
-        self, query: tf.Tensor, history: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor, nprobe: tf.Tensor | None
+        self,
+        query: tf.Tensor,
+        history: tf.Tensor,
+        dropped: tf.Tensor,
+        count: tf.Tensor,
+        nprobe: tf.Tensor | None,
+        allowed: Allowed | None = None,
     ) -> Found:
         """As :func:`tfrec.artifact.indexed.search`, for what a user's vector [B, d] and history [B, L] say."""
         sums, wide = self._blend.sums(history), tf.maximum(4 * count, SHORTLIST)
-        found = [indexed.search(self.own, query, dropped, wide, nprobe)[1], *self._blend.candidates(sums, wide)]
+        found = [
+            indexed.search(self.own, query, dropped, wide, nprobe, allowed)[1],
+            *self._blend.candidates(sums, wide),
+        ]
         if self._blend.reads_texts and self.of_texts is not None:
             profile = self._blend.profile(history, self.texts)
             probes = tf.maximum(self._text_nprobe, 0 if nprobe is None else tf.reduce_max(nprobe))
-            found.append(indexed.search(self.of_texts, profile, dropped, wide, probes)[1])
+            found.append(indexed.search(self.of_texts, profile, dropped, wide, probes, allowed)[1])
         found.append(tf.broadcast_to(self.popular[None], [tf.shape(query)[0], tf.size(self.popular)]))
         items = tf.sort(tf.concat(found, axis=1), axis=1)
         repeated = items == tf.pad(items, [[0, 0], [1, 0]])[:, :-1]
         kept = ~repeated & tf.gather(self.available, items) & ~among(items, dropped)
-        return best_of(tf.where(kept, self.scores(query, history, items, sums), LOWEST), items, count)
+        if allowed is not None:
+            kept &= allowed(items)
+        scores = self._blend.total(self._parts(query, history, items, sums))
+        return best_of(tf.where(kept, scores, LOWEST), items, count)
 
-    def scores(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any = None) -> tf.Tensor:
-        """The blend of items int32 [B, C]."""
-        sums = self._blend.sums(history) if sums is None else sums
+    def evidence(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> dict[str, tf.Tensor]:
+        """The blend of items int32 [B, C] as "retrieval", their "cosine", and the blend's other parts."""
+        parts = self._parts(query, history, items, self._blend.sums(history))
+        others = {name: part for name, part in parts.items() if name != "model"}
+        cosine = tf.linalg.matvec(tf.gather(self.vectors, items), query)
+        return {RETRIEVAL: self._blend.total(parts), "cosine": cosine, **others}
+
+    def _parts(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any) -> dict[str, tf.Tensor]:
         texts = None if self.texts is None else (tf.convert_to_tensor(self.texts), self.text_moments)
         own = tf.convert_to_tensor(self.vectors), self.item_moments
-        return self._blend.scores(query, history, items, sums, own, texts)
+        return self._blend.parts(query, history, items, sums, own, texts)
 
 
 def moments(vectors: np.ndarray) -> np.ndarray:

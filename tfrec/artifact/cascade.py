@@ -9,10 +9,12 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import tensorflow as tf
 
-from tfrec.artifact import filters
+from tfrec.artifact import filters, indexed
 from tfrec.artifact.diversify import Varied, diversify
+from tfrec.artifact.indexed import Found
 from tfrec.artifact.options import OPTIONS, RETRIEVAL, WEIGHTS, WITH, Options, Reader
 from tfrec.artifact.requests import LOWEST, rows_of
+from tfrec.artifact.retrieved import Retrieved
 
 RECENT = 20
 Tensors = Mapping[str, tf.Tensor]
@@ -57,19 +59,20 @@ class Retrieval(Protocol):
     available: tf.Variable
     popularity: tf.Variable
     items: Any
-
-    def best(self, scores: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]: ...
+    item_index: Any
+    text_index: Any
+    nearest: Callable[..., Found]
 
     def answer(self, found: tf.Tensor, items: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]: ...
 
 
 class Person(NamedTuple):
-    """Who asks: user index [B], what counts as seen [B, H], retrieval's scores [B, M+1] by name, and whether anything
-    is known of them, bool [B]."""
+    """Who asks: user index [B], what counts as seen [B, H], what retrieval says, and whether anything is known of them,
+    bool [B]."""
 
     user: tf.Tensor
     seen: tf.Tensor
-    evidence: Tensors
+    retrieved: Retrieved
     known: tf.Tensor
 
 
@@ -111,10 +114,16 @@ def signatures(
     stages = Stages(module, module.cascade, parts, ask, drop_history, embed_query)
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
     person, last = {"user_id": strings, "history": matrix}, {"exclude": matrix, "k": tf.TensorSpec(None, tf.int32)}
-    plain = {"recommend": (stages.recommend, person | last), "rank": (stages.rank, person | {"item_ids": matrix})}
+    probes = [
+        {spec.name: spec for spec in indexed.probe_spec(index)} for index in (module.item_index, module.text_index)
+    ]
+    plain = {
+        "recommend": (stages.recommend, person | last | probes[0]),
+        "rank": (stages.rank, person | {"item_ids": matrix}),
+    }
     more = {"recommend": OPTIONS, "rank": {name: OPTIONS[name] for name in WEIGHTS}}
     if embed_query is not None:
-        plain["search"], more["search"] = (stages.search, {"query": strings} | last), person | OPTIONS
+        plain["search"], more["search"] = (stages.search, {"query": strings} | last | probes[1]), person | OPTIONS
     made = {
         name + ending: tf.function(function).get_concrete_function(**specs, **(more[name] if ending else {}))
         for name, (function, specs) in plain.items()
@@ -140,7 +149,13 @@ class Stages:
         self.reader = Reader(state.prices, state.categories, parts.category_index)
 
     def recommend(
-        self, user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, **given: tf.Tensor
+        self,
+        user_id: tf.Tensor,
+        history: tf.Tensor,
+        exclude: tf.Tensor,
+        k: tf.Tensor,
+        nprobe: Any = None,
+        **given: tf.Tensor,
     ) -> dict[str, tf.Tensor]:
         """The best items for a user."""
         person = self.ask(user_id, history)
@@ -149,11 +164,13 @@ class Stages:
         if self.drop_history:
             dropped = tf.concat([dropped, person.seen], axis=1)
         options = self.reader.read(given, rows, self.parts.weights)
-        found, items = self.candidates(person.evidence[RETRIEVAL], dropped, k, options)
+        found, items = person.retrieved.best(dropped, self.count(k), nprobe, options.allowed)
         answer, chosen = self.ranked(person, found, items, k, options)
         return answer | self.reasons_of_history(chosen, person)
 
-    def search(self, query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, **given: tf.Tensor) -> dict[str, tf.Tensor]:
+    def search(
+        self, query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None, **given: tf.Tensor
+    ) -> dict[str, tf.Tensor]:
         """The best items for a text, and whom it may concern."""
         assert self.embed_query is not None
         rows = tf.shape(query)[0]
@@ -161,11 +178,11 @@ class Stages:
         history = given.pop("history", tf.zeros([1, 0], tf.string))
         person = self.ask(rows_of(user_id, rows, "user_id"), rows_of(history, rows, "history"))
         options = self.reader.read(given, rows, {name: float(name == RETRIEVAL) for name in self.parts.weights})
-        scores = tf.matmul(self.embed_query(query), self.module.text_vectors, transpose_b=True)
+        index, texts, text = self.module.text_index, self.module.text_vectors, self.embed_query(query)
         dropped = self.module.items.lookup(rows_of(exclude, rows, "exclude"))
-        found, items = self.candidates(scores, dropped, k, options)
+        found, items = self.module.nearest(index, texts, text, dropped, self.count(k), nprobe, options.allowed)
         answer, chosen = self.ranked(person, found, items, k, options)
-        weight = tf.gather(scores, chosen, batch_dims=1)
+        weight = tf.linalg.matvec(tf.gather(texts, chosen), text)
         return answer | self.reasons(chosen, tf.fill(tf.shape(chosen), "query"), weight)
 
     def rank(
@@ -176,28 +193,21 @@ class Stages:
         rows = tf.shape(person.user)[0]
         items = self.module.items.lookup(rows_of(item_ids, rows, "item_ids"))
         weights = self.reader.weights(given, rows, self.parts.weights)
-        tasks = self.tasks(person, items)
-        value = self.value(tasks, tf.gather(person.evidence[RETRIEVAL], items, batch_dims=1), person, weights)
+        evidence = person.retrieved.at(items)
+        tasks = self.tasks(person, items, evidence)
+        value = self.value(tasks, evidence[RETRIEVAL], person, weights)
         there = tf.gather(self.module.available, items)
         return {name: tf.where(there, x, LOWEST) for name, x in {"scores": value, **tasks}.items()}
 
-    def candidates(
-        self, scores: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, options: Options
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best allowed items of each row and their scores, [B, C]."""
-        if options.allowed is not None:
-            shape = tf.shape(scores)
-            items = tf.broadcast_to(tf.range(shape[1])[None], shape)
-            scores = tf.where(options.allowed(items), scores, LOWEST)
-        return self.module.best(scores, dropped, tf.maximum(self.parts.candidates, tf.reduce_max(k)))
+    def count(self, k: tf.Tensor) -> tf.Tensor:
+        """How many candidates a request has."""
+        return tf.maximum(self.parts.candidates, tf.reduce_max(k))
 
-    def tasks(self, person: Person, items: tf.Tensor) -> dict[str, tf.Tensor]:
+    def tasks(self, person: Person, items: tf.Tensor, evidence: Tensors) -> dict[str, tf.Tensor]:
         """Scores of every task, [B, C]."""
-        evidence = person.evidence
-        seen, items, *values = (tf.ensure_shape(x, [None, None]) for x in (person.seen, items, *evidence.values()))
-        own = {name: tf.gather(x, items, batch_dims=1) for name, x in zip(evidence, values, strict=True)}
+        seen, items = (tf.ensure_shape(x, [None, None]) for x in (person.seen, items))
         columns = (self.module.item_vectors, self.module.text_vectors, self.state.prices, self.state.categories)
-        return self.parts.scores(person.user, seen, items, own, columns)
+        return self.parts.scores(person.user, seen, items, evidence, columns)
 
     def value(self, tasks: Tensors, retrieval: tf.Tensor, person: Person, weights: Mapping[str, Any]) -> tf.Tensor:
         """Σ weight · score, [B, C]; retrieval's score for a user of whom nothing is known."""
@@ -215,7 +225,7 @@ class Stages:
     ) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         """The answer with the scores of every task, and its items [B, k]."""
         there = found > LOWEST
-        tasks = self.tasks(person, items)
+        tasks = self.tasks(person, items, person.retrieved.at(items))
         value = self.value(tasks, tf.where(there, found, 0.0), person, options.weights)
         value, order = tf.math.top_k(tf.where(there, value, LOWEST), tf.shape(value)[1])
         place = self.places(value, tf.gather(items, order, batch_dims=1), k, options.varied)

@@ -12,12 +12,14 @@ import tensorflow as tf
 from tfrec.artifact import cascade, indexed
 from tfrec.artifact.blended import BlendAt, BlendedSearch
 from tfrec.artifact.cascade import CascadeParts, Person
-from tfrec.artifact.indexed import Plan
+from tfrec.artifact.indexed import Found, Plan
 from tfrec.artifact.item_table import ItemTable
+from tfrec.artifact.ivf import Allowed
 from tfrec.artifact.options import RETRIEVAL
 from tfrec.artifact.requests import LOWEST, known_first, one_a_row
 from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
+from tfrec.artifact.retrieved import ByIndex, OfAll, Retrieved
 from tfrec.artifact.scan import lower, top_k
 
 DEFAULT_K = 10
@@ -119,14 +121,18 @@ class Recommender(tf.Module):
         items = tf.gather(self.stored_items, tf.maximum(place, 0))
         return tf.where(place >= start[:, None], items, 0)
 
-    def best(self, scores: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    def best(self, scores: tf.Tensor, dropped: tf.Tensor, count: tf.Tensor, allowed: Allowed | None = None) -> Found:
         """Scores and items [B, ≤ count], the best first; what may not be returned has the lowest float32.
 
         Args:
             scores: float32 [B, N+1].
             dropped: int32 [B, M] items that may not be returned; 0 is none.
             count: int32 scalar.
+            allowed: items int32 [B, C] -> bool [B, C].
         """
+        if allowed is not None:
+            shape = tf.shape(scores)
+            scores = tf.where(allowed(tf.broadcast_to(tf.range(shape[1])[None], shape)), scores, LOWEST)
         scores = lower(tf.where(self.available[None], scores, LOWEST), dropped)
         if self.is_large:
             return top_k(scores, count)
@@ -134,13 +140,20 @@ class Recommender(tf.Module):
         return found, items
 
     def nearest(
-        self, index: Any, table: tf.Variable, query: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any
-    ) -> tuple[tf.Tensor, tf.Tensor]:
+        self,
+        index: Any,
+        table: tf.Variable,
+        query: tf.Tensor,
+        dropped: tf.Tensor,
+        k: tf.Tensor,
+        nprobe: Any,
+        allowed: Allowed | None = None,
+    ) -> Found:
         """The rows of ``table`` with the largest products with the query [B, d], by its index if it has one."""
         count = tf.maximum(tf.reduce_max(k), 0)
         if index is None:
-            return self.best(tf.matmul(query, table, transpose_b=True), dropped, count)
-        return indexed.search(index, query, dropped, count, nprobe)
+            return self.best(tf.matmul(query, table, transpose_b=True), dropped, count, allowed)
+        return indexed.search(index, query, dropped, count, nprobe, allowed)
 
     def answer(self, found: tf.Tensor, items: tf.Tensor, k: tf.Tensor) -> dict[str, tf.Tensor]:
         """The first k items of each row by id, padded with "" and the lowest float32.
@@ -205,47 +218,23 @@ class _Asked:
     def cosines(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         return tf.matmul(self.vectors(user, seen), self.module.item_vectors, transpose_b=True)  # [B, N+1]
 
-    def scores(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
-        """Of every item, [B, N+1]."""
-        liking = self.cosines(user, seen)
-        if self.parts.blend is not None:
-            liking = self.parts.blend(liking, self.blended(seen), self.module.text_vectors)
-        return tf.where(self.is_known(user, seen)[:, None], liking, self.module.popularity[None])
-
-    def scores_of(self, user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor) -> tf.Tensor:
-        """Of items [B, C]."""
-        if self.scores_all:
-            return tf.gather(self.scores(user, seen), item, batch_dims=1)
-        module, query = self.module, self.vectors(user, seen)
-        if module.blended is None:
-            scores = tf.linalg.matvec(tf.gather(module.item_vectors, item), query)
+    def retrieved(self, user: tf.Tensor, seen: tf.Tensor) -> Retrieved:
+        """What retrieval says, by the index if there is one."""
+        if not self.scores_all:
+            return ByIndex(self.module, self.vectors(user, seen), self.blended(seen), self.is_known(user, seen))
+        cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), self.module.text_vectors
+        if self.parts.cascade is not None:
+            found = self.parts.cascade.evidence(cosines, seen_last, texts)
         else:
-            scores = module.blended.scores(query, self.blended(seen), item)
-        return tf.where(self.is_known(user, seen)[:, None], scores, tf.gather(module.popularity, item))
-
-    def liked(self, user: tf.Tensor, seen: tf.Tensor, dropped: tf.Tensor, k: tf.Tensor, nprobe: Any) -> indexed.Found:
-        """The best items [B, ≤ k], by the index if there is one."""
-        module, count = self.module, tf.maximum(tf.reduce_max(k), 0)
-        if self.scores_all:
-            return module.best(self.scores(user, seen), dropped, count)
-        query = self.vectors(user, seen)
-        if module.blended is None:
-            assert module.item_index is not None
-            found = indexed.search(module.item_index, query, dropped, count, nprobe)
-        else:
-            found = module.blended.search(query, self.blended(seen), dropped, count, nprobe)
-        popular = tf.broadcast_to(module.popularity, [tf.size(user), tf.size(module.popularity)])
-        known = self.is_known(user, seen)
-        return indexed.or_else(known, found, lambda: module.best(popular, dropped, count), count)
+            blend = self.parts.blend
+            found = {RETRIEVAL: cosines if blend is None else blend(cosines, seen_last, texts)}
+        known, popular = self.is_known(user, seen)[:, None], self.module.popularity[None]
+        return OfAll(self.module, found | {RETRIEVAL: tf.where(known, found[RETRIEVAL], popular)})
 
     def person(self, user_id: tf.Tensor, history: tf.Tensor) -> Person:
         """What a cascade reads of a request."""
-        assert self.parts.cascade is not None
         user, seen = self.read(user_id, history)
-        known = self.is_known(user, seen)
-        found = self.parts.cascade.evidence(self.cosines(user, seen), self.blended(seen), self.module.text_vectors)
-        found[RETRIEVAL] = tf.where(known[:, None], found[RETRIEVAL], self.module.popularity[None])
-        return Person(user, seen, found, known)
+        return Person(user, seen, self.retrieved(user, seen), self.is_known(user, seen))
 
 
 def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
@@ -263,7 +252,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         dropped = module.items.lookup(_rows(exclude, tf.shape(user)[0], "exclude"))
         if parts.drop_history:
             dropped = tf.concat([dropped, seen], axis=1)
-        return module.answer(*asked.liked(user, seen, dropped, k, nprobe), k)
+        return module.answer(*asked.retrieved(user, seen).best(dropped, tf.maximum(tf.reduce_max(k), 0), nprobe), k)
 
     @tf.function(input_signature=[strings, matrix, count, *indexed.probe_spec(index)])
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
@@ -277,7 +266,8 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     def rank(user_id: tf.Tensor, history: tf.Tensor, item_ids: tf.Tensor) -> dict[str, tf.Tensor]:
         user, seen = asked.read(user_id, history)
         item = module.items.lookup(_rows(item_ids, tf.shape(user)[0], "item_ids"))
-        return {"scores": tf.where(tf.gather(module.available, item), asked.scores_of(user, seen, item), LOWEST)}
+        scores = asked.retrieved(user, seen).at(item)[RETRIEVAL]
+        return {"scores": tf.where(tf.gather(module.available, item), scores, LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -11,6 +11,7 @@ from tfrec.artifact import buckets, scan
 from tfrec.artifact.blended import moments
 from tfrec.artifact.buckets import Buckets
 from tfrec.artifact.variables import read_variables
+from tfrec.errors import ArtifactError
 
 _OF = {"item_index": "item_vectors", "text_index": "text_vectors"}
 
@@ -25,11 +26,17 @@ def indexes(
         catalogue: the new "item_vectors", "text_vectors" and "available".
         moved: rows that are new, changed or listed again.
         delisted: rows that may not be found any more.
+
+    Raises:
+        ArtifactError: the version has an inverted file of an earlier form.
     """
     changed: dict[str, np.ndarray] = {}
     for index, table in _OF.items():
         names = [f"{index}/{name}" for name in ("centroids", "items", "starts", "rows", "columns")]
         held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
+        if "items" in held and "starts" not in held:
+            advice = "Export the run again with this tfrec"
+            raise ArtifactError(f"an inverted file must have lists; that of {path} has padded buckets", advice=advice)
         if "items" in held:
             before = Buckets(held["centroids"].T, held["items"], held["starts"])
             after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)

@@ -79,9 +79,10 @@ class AsyncClient(Base):
         history: Sequence[str],
         item_ids: Sequence[str],
         weights: Mapping[str, float] | None = None,
+        context: Mapping[str, str | float] | None = None,
     ) -> list[Result]:
         """As Client.rank."""
-        return await self.ask(calls.rank(self._form, user_id, history, item_ids, weights))
+        return await self.ask(calls.rank(self._form, user_id, history, item_ids, weights, context))
 
     async def info(self) -> ModelInfo:
         """As Client.info."""

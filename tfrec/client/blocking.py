@@ -102,9 +102,15 @@ class Client(Base):
         history: Sequence[str],
         item_ids: Sequence[str],
         weights: Mapping[str, float] | None = None,
+        context: Mapping[str, str | float] | None = None,
     ) -> list[Result]:
-        """The given items, best first; unknown ones come last with the lowest float32."""
-        return self.ask(calls.rank(self._form, user_id, history, item_ids, weights))
+        """The given items, best first; unknown ones come last with the lowest float32.
+
+        Args:
+            weights: of the value formula of a recommender with a ranker.
+            context: values of a ranker's context features, such as the text of a query.
+        """
+        return self.ask(calls.rank(self._form, user_id, history, item_ids, weights, context))
 
     def info(self) -> ModelInfo:
         """Versions with their states, and the signatures of the one that answers; errors as for recommend."""

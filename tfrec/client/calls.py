@@ -150,6 +150,7 @@ def rank(
     history: Sequence[str],
     item_ids: Sequence[str],
     weights: Mapping[str, float] | None = None,
+    context: Mapping[str, str | float] | None = None,
 ) -> Call:
     """The given items, best first."""
     items = _ids("item_ids", item_ids)
@@ -158,7 +159,8 @@ def rank(
         cut = {name: [rows[0][: len(items)]] for name, rows in outputs.items()}  # a batching server pads
         return sorted(_read_items({"item_ids": [items], **cut}, keep=True), key=lambda result: -result.score)
 
-    inputs, ending = {**_person(form, user_id, history), "item_ids": [items]}, ""
+    about = {name: [value if isinstance(value, str) else float(value)] for name, value in (context or {}).items()}
+    inputs, ending = {**about, **_person(form, user_id, history), "item_ids": [items]}, ""
     if weights:
         inputs, ending = inputs | _weights(form, weights), _WITH
     return Call("rank" + ending, inputs, ("scores",), read)

@@ -56,6 +56,7 @@ class ImpressionBatches:
         order = tf.constant(self._order(epoch))
         columns = {name: tf.constant(column) for name, column in self.rows.columns.items()}
         columns |= {"label": tf.constant(self.rows.labels), "weight": tf.constant(self.rows.weights)}
+        vectors = {name: tf.constant(table) for name, table in self.rows.vectors.items()}
         times = tf.constant(self.rows.times)
         spans = tf.constant(np.stack([self.rows.start, self.rows.end], axis=1).astype(np.int64))
         history = [tf.constant(_never_empty(values)) for values in self.rows.history]
@@ -65,6 +66,7 @@ class ImpressionBatches:
             row = tf.ensure_shape(tf.gather(order, place), [self.batch])
             seed = tf.stack([tf.cast(step, tf.int32), self.seed * 100_003 + epoch])
             out = {name: tf.gather(column, row) for name, column in columns.items()}
+            out |= {name: tf.gather(table, out[name]) for name, table in vectors.items()}
             if self.length:
                 out |= self._look_back(history, tf.gather(spans, row), tf.gather(times, row), seed)
             return self._with_negatives(out, seed) if self.sampler else out

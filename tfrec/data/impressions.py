@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +38,7 @@ class Impressions:
         history: of all rows.
         start, end: int64 [R]; a row may look back on history[start:end].
         times: seconds, int64 [R]; 0 = unknown.
+        vectors: what columns of row numbers stand for, name -> float32 [T+1, t].
     """
 
     columns: Mapping[str, np.ndarray]
@@ -47,6 +48,7 @@ class Impressions:
     start: np.ndarray
     end: np.ndarray
     times: np.ndarray
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -161,6 +163,7 @@ class EventLog:
         labels: float32 [E, T].
         weights: of training rows, float32 [E].
         kinds: int32 [E], 0 = unknown kind of event.
+        vectors: of :class:`Impressions`.
     """
 
     events: Mapping[str, np.ndarray]
@@ -168,6 +171,7 @@ class EventLog:
     labels: np.ndarray
     weights: np.ndarray
     kinds: np.ndarray
+    vectors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def training_rows(self, splits: Sequence[int]) -> Impressions:
         """Rows of these splits, such as (0, 1); each looks back on the rows of the same user before it."""
@@ -190,7 +194,7 @@ class EventLog:
         own: dict[str, Any] = {name: self.events[name][rows].astype(np.int32) for name in ("user", "item")}
         own |= {name: column[rows] for name, column in self.columns.items()}
         times = event_times(self.events)[rows]
-        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end, times)
+        return Impressions(own, self.labels[rows], weights.astype(np.float32), history, start, end, times, self.vectors)
 
 
 def row_weights(

@@ -217,7 +217,7 @@ class Preprocessor:
         return {**self.statistics.rows(), **hashed, **buckets}
 
     def features(self, side: Side, raw: Mapping[str, Any]) -> dict[str, tf.Tensor]:
-        """Model tensors of the features of one side.
+        """Model tensors of the features of one side but for texts, which take an encoder.
 
         Args:
             side: "item", "user" or "context".
@@ -226,7 +226,8 @@ class Preprocessor:
         Returns:
             name -> int32 [R, max_values] (0 = none or unknown), float32 [R], standardised, or float32 [R, width].
         """
-        return {feature.name: self._feature(feature, raw[feature.name]) for feature in self.schema.side(side)}
+        read = (feature for feature in self.schema.side(side) if feature.kind != "text")
+        return {feature.name: self._feature(feature, raw[feature.name]) for feature in read}
 
     def _feature(self, feature: Feature, column: Any) -> tf.Tensor:
         if feature.kind == "vector":

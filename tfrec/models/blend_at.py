@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +67,7 @@ class BlendAt:
         """For each of the sums the items of the largest, int32 [B, ≤ count]; 0 = none."""
         return [largest(part, count) for part in sums.values()]
 
-    def scores(
+    def parts(
         self,
         query: tf.Tensor,
         history: tf.Tensor,
@@ -75,8 +75,8 @@ class BlendAt:
         sums: dict[str, Sums],
         own: tuple[tf.Tensor, tf.Tensor],
         texts: tuple[tf.Tensor, tf.Tensor] | None,
-    ) -> tf.Tensor:
-        """The blend float32 [B, C] at items int32 [B, C].
+    ) -> dict[str, tf.Tensor]:
+        """What is summed, before weights, float32 [B, C] each at items int32 [B, C], as :meth:`Blend.parts` has it.
 
         Args:
             query: float32 [B, d].
@@ -87,16 +87,19 @@ class BlendAt:
             texts: the catalogue's text vectors where it has texts, and their moments.
         """
         size = tf.cast(tf.shape(own[0])[0] - 1, tf.float32)
-        parts: dict[str, Callable[[], tf.Tensor]] = {
+        products: dict[str, Callable[[], tf.Tensor]] = {
             "model": lambda: _product(query, items, Table(*own)),
             "text": lambda: self._text(history, items, texts and Table(*texts), size),
             "popularity": lambda: self._popular(items, size),
         }
-        total = tf.zeros(tf.shape(items))
-        for name, weight in self.blend.weight_of.items():
-            part = _comparable(sums[name], items, size) if name in sums else parts[name]()
-            total += weight * part
-        return total
+        return {
+            name: _comparable(sums[name], items, size) if name in sums else products[name]()
+            for name in self.blend.weight_of
+        }
+
+    def total(self, parts: Mapping[str, tf.Tensor]) -> tf.Tensor:
+        """The weighted sum of :meth:`parts`, of which there is one at least."""
+        return self.blend.total(parts)
 
     def _sums(self, name: str, history: tf.Tensor) -> Sums:
         weights = recency(history, self.blend.decays[name])

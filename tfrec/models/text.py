@@ -154,6 +154,11 @@ class TextEncoder(keras.layers.Layer):
             layer.lora_kernel_a.trainable = layer.lora_kernel_b.trainable = value
 
 
+def said(fast: FastBert, token_ids: tf.Tensor) -> tf.Tensor:
+    """Unit vectors [B, hidden] of token ids [B, S]; zeros where a text is empty: [CLS] [SEP] and nothing else."""
+    return tf.where(tf.math.count_nonzero(token_ids, axis=1, keepdims=True) > 2, fast(token_ids), 0.0)
+
+
 def embed(encoder: TextEncoder, token_ids: np.ndarray, batch: int = 256) -> np.ndarray:
     """Vectors of a whole catalogue by ``encoder.fast()``: texts of like length go together.
 

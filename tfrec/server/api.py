@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -20,6 +21,7 @@ from tfrec.server.manager import Manager
 from tfrec.server.metrics import Metrics
 from tfrec.server.predict import run_predict
 from tfrec.server.status import RequestError, invalid
+from tfrec.server.tensors import to_content, to_proto
 
 SIGNATURE_DEF = "signature_def"
 Deadline = float | None
@@ -31,14 +33,16 @@ class Api:
     Args:
         manager: holds the models.
         metrics: counts the calls.
+        content: whether Predict answers with tensor_content.
     """
 
-    def __init__(self, manager: Manager, metrics: Metrics | None = None):
+    def __init__(self, manager: Manager, metrics: Metrics | None = None, content: bool = False):
         self.manager, self.metrics = manager, metrics or Metrics()
+        self._run_predict = functools.partial(run_predict, encode=to_content if content else to_proto)
 
     def predict(self, request: PredictRequest, deadline: Deadline = None) -> PredictResponse:
         """See run_predict; NOT_FOUND when there is no such model."""
-        return self._run(run_predict, request, deadline)
+        return self._run(self._run_predict, request, deadline)
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """See run_classify; NOT_FOUND when there is no such model."""
@@ -120,8 +124,11 @@ class Api:
 
     def _run(self, run: Callable[..., Any], request: Any, deadline: Deadline) -> Any:
         _require_spec(request)
-        with self.manager.using(request.model_spec) as (servable, version):
+        version, servable = self.manager.acquire(request.model_spec)
+        try:
             return run(servable, version.number, request, deadline)
+        finally:
+            version.release()
 
     def _count_examples(self, spec: ModelSpec, count: int) -> None:
         self.metrics.example_counts.add(count, spec.name)

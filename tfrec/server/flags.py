@@ -34,6 +34,7 @@ def _addresses(made: argparse.ArgumentParser) -> None:
     made.add_argument("--rest_api_port", type=int, default=0, help="HTTP port; 0 = none, -1 = any free port")
     made.add_argument("--rest_api_num_threads", type=int, default=4 * cores, help="REST requests at a time")
     made.add_argument("--rest_api_timeout_in_ms", type=int, default=30000, help="time for a REST request")
+    _switch(made, "rest_api_enable_cors_support", False, "browsers may ask from pages of other origins")
     made.add_argument("--grpc_max_threads", type=int, default=4 * cores, help="gRPC requests at a time")
     made.add_argument("--grpc_channel_arguments", default="", help="comma separated key=value pairs")
     made.add_argument("--ssl_config_file", default="", help="text SSLConfig: TLS for gRPC")
@@ -63,6 +64,7 @@ def _models(made: argparse.ArgumentParser) -> None:
 
 def _execution(made: argparse.ArgumentParser) -> None:
     _switch(made, "enable_signature_method_name_check", False, "signatures answer only the calls of their method_name")
+    _switch(made, "enable_serialization_as_tensor_content", False, "answer Predict with tensor_content")
     _switch(made, "enable_batching", False, "join requests into batches")
     made.add_argument("--batching_parameters_file", default="", help="text BatchingParameters")
     made.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0, help="threads inside an operation")

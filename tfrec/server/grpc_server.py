@@ -128,7 +128,7 @@ def _serve(arguments: argparse.Namespace, stop: threading.Event, stack: ExitStac
     _poll_config(arguments, manager, stack)
     if stop.is_set():
         return
-    api = Api(manager, metrics)
+    api = Api(manager, metrics, arguments.enable_serialization_as_tensor_content)
     rest = _start_rest(arguments, api, stack)
     server, port = start(
         manager,
@@ -256,7 +256,7 @@ def _start_rest(arguments: argparse.Namespace, api: Api, stack: ExitStack) -> Ht
         read_text(Path(arguments.monitoring_config_file), monitoring)
     prometheus = monitoring.prometheus_config
     path = (prometheus.path or PROMETHEUS_PATH) if prometheus.enable else ""
-    rest = Rest(api, path, arguments.rest_api_timeout_in_ms / 1e3)
+    rest = Rest(api, path, arguments.rest_api_timeout_in_ms / 1e3, arguments.rest_api_enable_cors_support)
     server = HttpServer(rest, arguments.host, max(arguments.rest_api_port, 0), arguments.rest_api_num_threads)
     stack.callback(server.close, _GRACE)
     return server

@@ -111,6 +111,8 @@ class _Connection(BaseHTTPRequestHandler):
         self.send_response_only(answer.status)
         self.send_header("Date", self.date_time_string())
         self.send_header("Content-Type", answer.kind)
+        for name, value in self.server.rest.headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
         if self.command != "HEAD":

@@ -18,7 +18,7 @@ from tensorflow.core.example.example_pb2 import Example
 from tensorflow.core.example.feature_pb2 import Feature
 from tensorflow_serving.apis.input_pb2 import Input
 
-from tfrec.server.json_text import describe, type_name
+from tfrec.server.json_text import Repeated, describe, type_name
 from tfrec.server.servable import TensorInfo
 from tfrec.server.status import RequestError, invalid
 from tfrec.server.tensors import dtype_name
@@ -103,7 +103,8 @@ def make_example(value: Any) -> Example:
     if not isinstance(value, dict):
         raise invalid(f"Example must be JSON object but got JSON {type_name(value)}")
     example = Example()
-    for name, content in value.items():
+    features = value.last if isinstance(value, Repeated) else value  # each of them replaces the one before
+    for name, content in features.items():
         feature = example.features.feature[_readable(name)]
         for element in content if isinstance(content, list) else [content]:
             _add_to_feature(element, name, feature)
@@ -208,7 +209,7 @@ def _flatten(value: Any, level: int, shape: list[int], dtype: tf.DType, flat: li
 
 
 def _element(value: Any, dtype: tf.DType) -> Any:
-    kind = type(value)
+    kind = dict if isinstance(value, dict) else type(value)
     if dtype in _FLOATS and kind in (int, float):
         return _lossless(value, dtype)
     if dtype in _RANGES and kind is int and _RANGES[dtype][0] <= value <= _RANGES[dtype][1]:
@@ -279,7 +280,9 @@ def _of_kind(feature: Feature, kind: str, name: str) -> Feature:
 
 
 def _is_base64(value: Any) -> bool:
-    return isinstance(value, dict) and value.keys() == {"b64"} and isinstance(value["b64"], str)
+    if not isinstance(value, dict) or isinstance(value, Repeated):
+        return False
+    return value.keys() == {"b64"} and isinstance(value["b64"], str)
 
 
 def _is_object(value: Any) -> bool:

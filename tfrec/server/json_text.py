@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 import numpy as np
@@ -33,7 +34,8 @@ def parse(body: bytes) -> dict[str, Any]:
     if not body:
         raise invalid("JSON Parse error: The document is empty")
     try:
-        document = json.loads(body.removeprefix(_BOM).decode("utf-8", "surrogateescape"))
+        text = body.removeprefix(_BOM).decode("utf-8", "surrogateescape")
+        document = json.loads(text, object_pairs_hook=_members)
     except (ValueError, RecursionError) as error:
         _Scanner(body).explain()
         raise invalid("JSON Parse error: Number too big to be stored in double. at offset: 0") from error
@@ -41,6 +43,25 @@ def parse(body: bytes) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise invalid(f"JSON Value: {describe(document)} Is not object")
     return document
+
+
+class Repeated(dict[str, Any]):
+    """An object that has a key more than once: its first value is found, as by RapidJSON's FindMember.
+
+    Args:
+        pairs: of the text, in its order.
+    """
+
+    def __init__(self, pairs: Sequence[tuple[str, Any]]):
+        super().__init__()
+        for key, value in pairs:
+            self.setdefault(key, value)
+        self.last = dict(pairs)
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    return members if len(members) == len(pairs) else Repeated(pairs)
 
 
 def _check_surrogates(body: bytes, document: Any) -> None:
@@ -59,7 +80,7 @@ def type_name(value: Any) -> str:
     """RapidJSON's name of a value's type."""
     if value is None or isinstance(value, bool):
         return {None: "Null", True: "True", False: "False"}[value]
-    names: dict[type, str] = {dict: "Object", list: "Array", str: "String"}
+    names: dict[type, str] = {dict: "Object", Repeated: "Object", list: "Array", str: "String"}
     return names.get(type(value), "Number")
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from tensorflow_serving.apis.model_pb2 import ModelSpec
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
+from tfrec.server.background import quiet
 from tfrec.server.config import Labels, check_transition
 from tfrec.server.servable import Servable
 from tfrec.server.status import RequestError, invalid
@@ -61,7 +62,6 @@ class Manager:
         self._complaints: dict[str, str] = {}
         self._changed = threading.Condition(threading.RLock())
         self._reloading, self._closed = threading.Lock(), threading.Event()
-        # At normal priority: a thread of low priority that holds the interpreter lock would hold up every request.
         self._pool = ThreadPoolExecutor(self._loading.threads, "load")
         self._unloads: set[threading.Thread] = set()
 
@@ -72,11 +72,32 @@ class Manager:
         Raises:
             RequestError: there is none.
         """
-        version, servable = self._acquire(spec)
+        version, servable = self.acquire(spec)
         try:
             yield servable, version
         finally:
             version.release()
+
+    def acquire(self, spec: ModelSpec) -> tuple[Version, Servable]:
+        """The version that a request asks for, kept loaded until its ``release`` is called.
+
+        Raises:
+            RequestError: there is none.
+        """
+        if not spec.name:
+            raise invalid("ModelSpec has no name specified.")
+        choice, number = spec.WhichOneof("version_choice"), None
+        if choice:
+            number = spec.version.value if choice == "version" else self.version_of(spec.name, spec.version_label)
+        while True:
+            ready = self._ready.get(spec.name, {})
+            version = ready.get(next(iter(ready), None) if number is None else number)  # type: ignore[arg-type]
+            if version is None:
+                wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+                raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
+            servable = version.acquire()
+            if servable is not None:
+                return version, servable
 
     def states(self, name: str, number: int | None = None) -> list[Version]:
         """Every version ever wanted, the newest first; or one of them.
@@ -151,22 +172,6 @@ class Manager:
         for thread in list(self._unloads):
             thread.join()
 
-    def _acquire(self, spec: ModelSpec) -> tuple[Version, Servable]:
-        if not spec.name:
-            raise invalid("ModelSpec has no name specified.")
-        choice, number = spec.WhichOneof("version_choice"), None
-        if choice:
-            number = spec.version.value if choice == "version" else self.version_of(spec.name, spec.version_label)
-        while True:
-            ready = self._ready.get(spec.name, {})
-            version = ready.get(next(iter(ready), None) if number is None else number)  # type: ignore[arg-type]
-            if version is None:
-                wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
-                raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
-            servable = version.acquire()
-            if servable is not None:
-                return version, servable
-
     def _want(self, name: str, aspired: dict[int, Path]) -> None:
         managed = self._managed.setdefault(name, {})
         for number, version in list(managed.items()):
@@ -207,7 +212,8 @@ class Manager:
 
     def _try(self, version: Version) -> RequestError | None:
         try:
-            version.servable = self._loading.load(version.path)
+            with quiet(any(self._ready.values())):  # nobody waits in vain for the first version
+                version.servable = self._loading.load(version.path)
         except RequestError as error:
             return error
         except Exception as error:  # whatever a model does while it loads, the others keep serving
@@ -216,7 +222,8 @@ class Manager:
         return None
 
     def _unload(self, version: Version) -> None:
-        version.unload()
+        with quiet():
+            version.unload()
         self._set(version, END)
         self._unloads.discard(threading.current_thread())
 

@@ -5,6 +5,8 @@ Reference: tensorflow_serving/servables/tensorflow/predict_util.cc.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow_serving.apis.model_pb2 import ModelSpec
@@ -16,13 +18,18 @@ from tfrec.server.tensors import to_array, to_proto
 
 
 def run_predict(
-    servable: Servable, version: int | None, request: PredictRequest, deadline: float | None = None
+    servable: Servable,
+    version: int | None,
+    request: PredictRequest,
+    deadline: float | None = None,
+    encode: Callable[[np.ndarray, TensorProto], TensorProto] = to_proto,
 ) -> PredictResponse:
     """Answers a PredictRequest.
 
     Args:
         version: the number that the answer names.
         deadline: on the monotonic clock.
+        encode: fills an empty message with an output.
 
     Raises:
         RequestError: the request does not fit the signature, or the graph refuses it.
@@ -32,7 +39,7 @@ def run_predict(
     response = PredictResponse()
     fill_spec(response.model_spec, spec, version)
     for alias, value in outputs.items():
-        to_proto(value, response.outputs[alias])
+        encode(value, response.outputs[alias])
     return response
 
 

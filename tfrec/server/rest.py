@@ -40,7 +40,16 @@ _STATUS = {
 _NOT_FOUND = (
     "<HTML><HEAD>\n<TITLE>404 Not Found</TITLE>\n</HEAD><BODY>\n<H1>Not Found</H1>\n</BODY></HTML>\n"  # libevent's
 )
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
+
+
+class _NoNumberError(Exception):
+    """The version in a path is no int64."""
 
 
 @dataclass(frozen=True)
@@ -58,10 +67,12 @@ class Rest:
     Args:
         metrics_path: where the Prometheus page lies; "" = nowhere.
         timeout_seconds: for a request, waiting included.
+        cors: whether browsers may ask from pages of other origins.
     """
 
-    def __init__(self, api: Api, metrics_path: str = "", timeout_seconds: float = 30.0):
+    def __init__(self, api: Api, metrics_path: str = "", timeout_seconds: float = 30.0, cors: bool = False):
         self._api, self._metrics_path, self.timeout_seconds = api, metrics_path, timeout_seconds
+        self.headers = _CORS if cors else {}
 
     def answer(self, method: str, path: str, body: bytes) -> Answer:
         """Answers a request, whatever it is."""
@@ -69,8 +80,12 @@ class Rest:
             return self._metrics(path)
         if not _API.fullmatch(path):
             return Answer(404, "text/html", _NOT_FOUND.encode())
+        if method == "OPTIONS" and self.headers:
+            return _json(200, "")
         try:
             return _json(200, self._dispatch(method, path, body))
+        except _NoNumberError:
+            return _json(400, "")  # TensorFlow Serving's handler leaves before it writes the error
         except RequestError as error:
             return refusal(error)
         except RecursionError:
@@ -138,7 +153,7 @@ def _spec(found: re.Match[str]) -> ModelSpec:
     spec = ModelSpec(name=_unescaped(found["name"]))
     if found["version"]:
         if len(found["version"].lstrip("0")) > _DIGITS or int(found["version"]) > _LARGEST:
-            raise invalid(f"Failed to convert version: {found['version']} to numeric.")
+            raise _NoNumberError
         spec.version.value = int(found["version"])
     if found["label"]:
         spec.version_label = _unescaped(found["label"])

@@ -37,6 +37,7 @@ _MOST_FILLED = 2**26  # elements that a message may ask for without sending them
 _SMALL = 64  # where copying a repeated field to a list stops being the fastest way to numpy
 
 _BY_NUMBER = {dtype.as_datatype_enum: (dtype, np.dtype(dtype.as_numpy_dtype)) for dtype in _FIELDS}
+_NUMBERS = {dtype: dtype.as_datatype_enum for dtype in _FIELDS}
 _BY_NUMPY = {np.dtype(dtype.as_numpy_dtype): dtype for dtype in _FIELDS}
 _TAGS = {
     dtype: _VarintBytes(TensorProto.DESCRIPTOR.fields_by_name[_FIELDS[dtype]].number << 3 | 2) for dtype in _SAME_BYTES
@@ -54,14 +55,16 @@ def to_array(proto: TensorProto) -> np.ndarray:
     Raises:
         ValueError: the shape is not fully known, the dtype is not supported, or the values do not fill the shape.
     """
-    shape = [dimension.size for dimension in proto.tensor_shape.dim]
-    if proto.tensor_shape.unknown_rank or any(size < 0 for size in shape):
+    form = proto.tensor_shape
+    shape = [dimension.size for dimension in form.dim]
+    if form.unknown_rank or (shape and min(shape) < 0):
         raise ValueError("a tensor must have a fully known shape")
     if proto.dtype not in _BY_NUMBER:
         raise ValueError(f"tensors of dtype {proto.dtype} are not supported")
     dtype, numpy_dtype = _BY_NUMBER[proto.dtype]
-    if proto.tensor_content and dtype != tf.string:
-        return np.frombuffer(proto.tensor_content, numpy_dtype).reshape(shape)
+    content = proto.tensor_content
+    if content and dtype is not tf.string:
+        return np.frombuffer(content, numpy_dtype).reshape(shape)
     values = _typed_values(proto, dtype, numpy_dtype)
     size = math.prod(shape)
     return (values if len(values) == size else _fill(values, size)).reshape(shape)
@@ -73,11 +76,8 @@ def to_proto(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto
     Args:
         proto: an empty message to fill; a new one when absent.
     """
-    dtype = dtype_of(array)
     proto = TensorProto() if proto is None else proto
-    proto.dtype = dtype.as_datatype_enum
-    for size in array.shape:
-        proto.tensor_shape.dim.add().size = size
+    dtype = _describe(array, proto)
     if dtype in _TAGS:
         data = array.tobytes()
         proto.MergeFromString(_TAGS[dtype] + _VarintBytes(len(data)) + data)
@@ -87,6 +87,31 @@ def to_proto(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto
         parts = array.ravel().view(_PARTS[dtype]) if dtype in _PARTS else array.ravel()
         getattr(proto, _FIELDS[dtype]).extend(parts.tolist())
     return proto
+
+
+def to_content(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto:
+    """Encodes an array as tensor_content, as ``Tensor::AsProtoTensorContent``: strings as their lengths, then bytes.
+
+    Args:
+        proto: an empty message to fill; a new one when absent.
+    """
+    proto = TensorProto() if proto is None else proto
+    if _describe(array, proto) == tf.string:
+        values = [v.encode() if isinstance(v, str) else v for v in array.ravel().tolist()]
+        proto.tensor_content = b"".join([_VarintBytes(len(value)) for value in values] + values)
+    else:
+        proto.tensor_content = array.tobytes()
+    return proto
+
+
+def _describe(array: np.ndarray, proto: TensorProto) -> tf.DType:
+    """Fills in type and shape, and returns the type."""
+    dtype = dtype_of(array)
+    proto.dtype = _NUMBERS[dtype]
+    add = proto.tensor_shape.dim.add
+    for size in array.shape:
+        add().size = size
+    return dtype
 
 
 def dtype_of(array: np.ndarray) -> tf.DType:

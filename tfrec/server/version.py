@@ -30,14 +30,15 @@ class Version:
         self.servable: Servable | None = None
         self.wanted = True
         self._users, self._closing = 0, False
-        self._idle = threading.Condition(threading.Lock())
+        self._lock = threading.Lock()
+        self._idle = threading.Condition(self._lock)
 
     def __str__(self) -> str:
         return f"{{name: {self.name} version: {self.number}}}"
 
     def acquire(self) -> Servable | None:
         """Counts a request in; None when the version is being unloaded. Every acquire needs a release."""
-        with self._idle:
+        with self._lock:
             if self._closing:
                 return None
             self._users += 1
@@ -45,7 +46,7 @@ class Version:
 
     def release(self) -> None:
         """Counts a request out."""
-        with self._idle:
+        with self._lock:
             self._users -= 1
             if self._closing and not self._users:
                 self._idle.notify_all()

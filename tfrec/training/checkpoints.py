@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import warnings
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,12 +17,13 @@ import numpy as np
 
 from tfrec.errors import TrainingError
 
-FILE = "checkpoint.npz"
+FILE, BEFORE = "checkpoint.npz", "checkpoint.before.npz"
+_RULE = "a checkpoint must be whole"
 _DAMAGE = (zipfile.BadZipFile, ValueError, KeyError, TypeError, EOFError, OSError, NotImplementedError, RuntimeError)
 
 
 def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progress: dict[str, Any]) -> None:
-    """Writes variables, callback state and progress beside the last checkpoint, then takes its place.
+    """Writes variables, callback state and progress beside the last checkpoint, which then becomes the one before.
 
     Args:
         folder: of one training phase; made when absent.
@@ -43,6 +45,8 @@ def save(folder: Path, variables: Sequence[Any], callbacks: Sequence[Any], progr
         np.savez(file, header=np.array(header), **arrays)  # type: ignore[arg-type]
         file.flush()
         os.fsync(file.fileno())
+    if (folder / FILE).exists():
+        (folder / FILE).replace(folder / BEFORE)
     beside.replace(folder / FILE)
 
 
@@ -60,7 +64,8 @@ class Checkpoint:
 
         Args:
             variables, callbacks: those of :func:`save`.
-            writes: whether this process writes logs, whose later rows are dropped.
+            writes: whether this process writes: later rows of logs are dropped, and the checkpoint before a damaged
+                one becomes the last.
 
         Raises:
             TrainingError: it was written by another model or with other callbacks.
@@ -74,6 +79,8 @@ class Checkpoint:
                     _truncate(callback, stored["state"]["size"])
             else:
                 vars(callback).update(stored["state"] | self._weight_lists(i))
+        if writes and self.path.name == BEFORE:
+            self.path.replace(self.path.with_name(FILE))
 
     def _check(self, variables: Sequence[Any], callbacks: Sequence[Any]) -> None:
         stored = {k: v.shape for k, v in self.arrays.items() if not k.startswith("callback/")}
@@ -99,24 +106,33 @@ class Checkpoint:
 
 
 def read(folder: Path) -> Checkpoint | None:
-    """The last checkpoint of a folder; None when there is none.
+    """The last checkpoint of a folder, or the one before if that is damaged, with a warning; None when there is none.
 
     Raises:
-        TrainingError: the file is damaged.
+        TrainingError: none of them is whole.
     """
-    path = folder / FILE
-    if not path.exists():
-        return None
-    try:
-        # NumPy leaves a damaged file open that it opened itself.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        header = json.loads(str(arrays.pop("header")))
-        return Checkpoint(path, header["progress"], header["callbacks"], arrays)
-    except _DAMAGE as error:
-        raise TrainingError(
-            "a checkpoint must be whole", f"{path}: {error}", "Remove it to train from the beginning"
-        ) from error
+    damaged: list[str] = []
+    for path in (folder / FILE, folder / BEFORE):
+        try:
+            found = _read(path) if path.exists() else None
+        except _DAMAGE as error:
+            damaged.append(f"{path}: {error}")
+            continue
+        if found and damaged:
+            warnings.warn(f"{_RULE}; got {damaged[0]!r}. Continuing from the one before it, {path}", stacklevel=2)
+        if found:
+            return found
+    if damaged:
+        raise TrainingError(_RULE, "; ".join(damaged), "Remove it to train from the beginning")
+    return None
+
+
+def _read(path: Path) -> Checkpoint:
+    # NumPy leaves a damaged file open that it opened itself.
+    with path.open("rb") as file, np.load(file, allow_pickle=False) as stored:
+        arrays = {name: stored[name] for name in stored.files}
+    header = json.loads(str(arrays.pop("header")))
+    return Checkpoint(path, header["progress"], header["callbacks"], arrays)
 
 
 def _key(i: int, variable: Any) -> str:

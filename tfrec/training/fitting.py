@@ -10,6 +10,7 @@ from typing import Generic, Protocol, TypeVar
 import keras
 
 from tfrec.config import Config
+from tfrec.data.parquet_batches import ParquetBatches
 from tfrec.training.loop import Batches, Trainer
 from tfrec.training.objectives import Objective
 from tfrec.training.optimizers import Warmup, inner, make_optimizer
@@ -48,6 +49,8 @@ def choose_and_refit(
 ) -> Fitted[M]:
     """Trains on train with early stopping on valid; with ``train.refit`` once more on train + valid.
 
+    Of the epochs, ``train.keep`` takes the best or the last.
+
     Args:
         config: the settings.
         training: trains once.
@@ -61,15 +64,15 @@ def choose_and_refit(
         monitor=f"val_{monitor}",
         mode=mode,
         patience=settings.patience or settings.epochs,
-        restore_best_weights=True,
+        restore_best_weights=settings.keep == "best",
     )
     selected, history = training((0,), settings.epochs, folder / "select", [stopper, *callbacks()])
     if not settings.refit or not settings.epochs:
         return Fitted(selected, selected, history)
-    best = history[: stopper.best_epoch + 1]
-    rates = [logs["learning_rate"] for logs in best]
+    kept = history[: stopper.best_epoch + 1] if settings.keep == "best" else history
+    rates = [logs["learning_rate"] for logs in kept]
     replay = keras.callbacks.LearningRateScheduler(lambda epoch, rate: rates[epoch])
-    final, _ = training((0, 1), len(best), folder / "refit", [replay, *callbacks()])
+    final, _ = training((0, 1), len(kept), folder / "refit", [replay, *callbacks()])
     return Fitted(selected, final, history)
 
 
@@ -103,6 +106,7 @@ def train_once(
         clip_norm=settings.clip_norm,
         checkpoint_steps=settings.checkpoint_steps,
         jit=settings.jit,
+        sharded=isinstance(batches, ParquetBatches) and batches.shards > 1,
     )
     return model, trainer.fit(epochs)
 

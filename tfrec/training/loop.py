@@ -46,7 +46,7 @@ class Trainer:
     Args:
         model: compiled with its optimizer, built under ``strategy``.
         objective: batch and "clock", int64 [2] epoch and step -> (sum of losses, sum of weights).
-        batches: global batches; each replica gets an equal part.
+        batches: global batches, of which each replica gets an equal part, or with ``sharded`` this worker's part.
         strategy: tf.distribute strategy.
         folder: of checkpoints; the same one for all workers.
         validate: what to log after an epoch beside the loss.
@@ -55,6 +55,7 @@ class Trainer:
         clip_norm: largest global norm of the gradient, after all replicas are added.
         checkpoint_steps: steps between checkpoints; 0 = epochs only.
         jit: whether XLA compiles the step.
+        sharded: whether every worker makes its own part of each global batch.
     """
 
     model: keras.Model
@@ -68,6 +69,7 @@ class Trainer:
     clip_norm: float | None = None
     checkpoint_steps: int = 0
     jit: bool = False
+    sharded: bool = False
 
     def __post_init__(self) -> None:
         self._coordinator = coordinator_of(self.strategy)
@@ -175,9 +177,7 @@ class Trainer:
 
     def _run_steps(self, epoch: int, first_step: int, callbacks: Any, history: list[dict[str, float]]) -> None:
         step = first_step - 1  # a checkpoint may lie between the last step and validation
-        dataset = self.batches.dataset(epoch, first_step)
-        if not self._coordinator:
-            dataset = self.strategy.experimental_distribute_dataset(_by_rows(dataset))
+        dataset = self._distributed(self.batches.dataset(epoch, first_step))
         reads_losses = any(_reads_batches(callback) for callback in self.callbacks)
         for step, batch in enumerate(dataset, start=first_step):
             callbacks.on_train_batch_begin(step)
@@ -195,6 +195,15 @@ class Trainer:
                 self._save(step + 1, history)
                 raise self._stopped(epoch, step + 1)
         self._check_finite(epoch, step)
+
+    def _distributed(self, dataset: tf.data.Dataset) -> Any:
+        if self._coordinator:
+            return dataset
+        if not self.sharded:
+            return self.strategy.experimental_distribute_dataset(_by_rows(dataset))
+        rows = tf.nest.flatten(dataset.element_spec)[0].shape[0]
+        parts = dataset.rebatch(rows // len(self.strategy.extended.worker_devices), drop_remainder=True)
+        return self.strategy.distribute_datasets_from_function(lambda context: parts)
 
     def _start(self, batch: Any, clock: tf.Tensor) -> Any:
         if self._coordinator:

@@ -59,7 +59,7 @@ def id_rows(config: Config, data: RetrievalData, side: Side, ids: int) -> int:
 
 
 def _copies(train: Train) -> int:
-    best = 1 if train.epochs and train.patience else 0
+    best = 1 if train.epochs and train.keep == "best" else 0
     return 1 + best + _SLOTS[train.optimizer] + (0 if train.optimizer in _SPARSE else 1)
 
 

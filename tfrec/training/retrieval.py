@@ -23,6 +23,7 @@ from tfrec.evaluation.ragged import Ragged
 from tfrec.models.negatives import Negatives
 from tfrec.models.text import TextEncoder
 from tfrec.models.two_tower import TwoTower
+from tfrec.training.cluster import read_task
 from tfrec.training.fitting import Fitted, choose_and_refit, train_once
 from tfrec.training.objectives import (
     Objective,
@@ -159,9 +160,17 @@ def _batches(config: Config, data: RetrievalData, splits: tuple[int, ...]) -> An
         advice = "Unset it, or raise train.memory"
         raise TrainingError("train.data_service makes batches of events that fit in memory", service, advice)
     if data.groups is not None:
-        return ParquetBatches(data.groups, splits, **settings)
+        return ParquetBatches(data.groups, splits, **settings | _shard(config))
     batches = HistoryBatches(*lists_of(data.events, data.users, splits), **settings)
     return ServedBatches(batches, service) if service else batches
+
+
+def _shard(config: Config) -> dict[str, Any]:
+    """Which part of each batch this worker makes, of how many."""
+    if config.train.strategy != "multi_worker":
+        return {}
+    task = read_task(config.train.strategy)
+    return {"shard": task.place, "shards": len(task.names)}
 
 
 def _objective(config: Config, data: RetrievalData, model: TwoTower, batches: AnyBatches) -> Objective:

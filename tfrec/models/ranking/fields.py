@@ -31,6 +31,24 @@ class Field(NamedTuple):
 
 
 Inputs = Mapping[str, Any]
+_TEXT, _MATCH = "text", ".match"
+
+
+def text_fields(queries: Sequence[str], width: int) -> list[Field]:
+    """Fields of an item's text, of texts of the context, and of how well each of these matches the item's."""
+    vectors = [Field(name, "context", "vector", width) for name in queries]
+    return [Field(_TEXT, "item", "vector", width), *vectors, *(Field(n + _MATCH, "item", "number", 1) for n in queries)]
+
+
+def matches(fields: Sequence[Field], inputs: Inputs) -> dict[str, Any]:
+    """√t · cosine of an item's text and a text of the context, for every field of one; of random directions it has the
+    deviation 1. Both vectors have the length √t, or 0."""
+    found = {}
+    for field in fields:
+        if field.name.endswith(_MATCH):
+            text, query = inputs[_TEXT], inputs[field.name.removesuffix(_MATCH)]  # [B, N, t] and [B, t]
+            found[field.name] = ops.sum(text * query[:, None], axis=-1) / text.shape[-1] ** 0.5
+    return found
 
 
 def of_candidates(x: Any, side: Side, inputs: Inputs) -> Any:

@@ -11,7 +11,7 @@ from keras import ops
 from tfrec.models.ranking import dcn, deepfm, din, dlrm, fm, logistic, transformer, wide_deep
 from tfrec.models.ranking.body import Body, Sizes
 from tfrec.models.ranking.esmm import entire_space
-from tfrec.models.ranking.fields import Inputs
+from tfrec.models.ranking.fields import Inputs, matches
 from tfrec.models.ranking.heads import SharedBottom
 from tfrec.models.ranking.mmoe import MMoE
 from tfrec.models.ranking.ple import PLE
@@ -114,12 +114,17 @@ class Ranker(keras.Model):
         self.built = True
 
     def start_at(self, outputs: Mapping[str, Any]) -> None:
-        """Sets the biases of a built ranker's last layers, {task: its numbers}; other tasks keep theirs."""
+        """Makes a built ranker give these, {task: its numbers}, whatever the features; other tasks keep their outputs.
+
+        Last kernels become 0 and not only biases those numbers: a random product of features under exp is a fortune.
+        """
         for body, head in self.members:
             lasts = [body.linear] if head is None else head.towers.last
             for task, last in zip(self.settings.tasks, lasts, strict=True):
                 if task.name in outputs:
                     last.bias.assign(ops.reshape(outputs[task.name], last.bias.shape))
+                    if head is not None:
+                        last.kernel.assign(ops.zeros_like(last.kernel))
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
         """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
@@ -128,7 +133,7 @@ class Ranker(keras.Model):
             out["history_item"] = inputs["history"]
             columns = self.item_table(inputs["history"])
             out |= {f"history_{name}": columns[name] for name in self.sizes.history if name != "item"}
-        return out
+        return out | matches(self.sizes.fields, out)
 
     def score(self, inputs: Inputs, training: bool = False) -> dict[str, Any]:
         """Logits of every task from gathered inputs, {task: float32 [B, N], [B, N, 3] or [B, N, P]}, M last."""
