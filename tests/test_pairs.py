@@ -60,7 +60,7 @@ def weights(splits: tuple[int, ...]) -> np.ndarray:
 
 def test_a_word_of_one_item_or_of_all_is_none() -> None:
     found = item_words(TOKENS)
-    assert found.count == 3
+    assert found.size == 3
     assert not found.weights[0].any() and not found.weights[4].any()
     np.testing.assert_allclose(np.linalg.norm(found.weights[[1, 2, 3, 5]], axis=1), 1, rtol=1e-6)
     assert not found.ids[found.weights == 0].any()
@@ -75,17 +75,17 @@ def test_the_rarest_words_of_an_item_are_kept(monkeypatch: pytest.MonkeyPatch) -
 
 def test_texts_without_common_words_compare_nothing() -> None:
     found = item_words(np.array([[0, 0], [1, 2], [3, 4]], np.int32))
-    assert found.count == 0 and not found.weights.any()
-    words = Words(tf.constant(found.ids), tf.constant(found.weights), found.count)
+    assert found.size == 0 and not found.weights.any()
+    words = Words(tf.constant(found.ids), tf.constant(found.weights), found.size)
     assert not any(x.numpy().any() for x in common_words(words, np.array([[1]], np.int32), np.array([[2]])).values())
 
 
 @settings(max_examples=30, deadline=None)
 @given(history=items, padding=st.integers(0, 2), candidates=st.lists(st.integers(1, N), min_size=1, max_size=4))
 def test_common_words_are_what_plain_python_says(history: list[int], padding: int, candidates: list[int]) -> None:
-    ids, values, count = item_words(TOKENS)
+    ids, values, size = item_words(TOKENS)
     read = np.array([[0] * padding + history], np.int32)
-    found = common_words(Words(tf.constant(ids), tf.constant(values), count), read, np.array([candidates], np.int32))
+    found = common_words(Words(tf.constant(ids), tf.constant(values), size), read, np.array([candidates], np.int32))
     recent = history[-5:]
     fades = [0.7**age for age in range(len(recent))][::-1]
     for place, item in enumerate(candidates):
@@ -125,8 +125,8 @@ def test_follows_is_what_plain_python_says(history: list[int], candidates: list[
 
 
 def test_an_item_that_is_newer_than_the_tables_has_no_words_and_no_followers() -> None:
-    ids, values, count = item_words(TOKENS)
-    words = Words(tf.constant(ids), tf.constant(values), count)
+    ids, values, size = item_words(TOKENS)
+    words = Words(tf.constant(ids), tf.constant(values), size)
     table = Followers(*(tf.constant(x) for x in followers(EVENTS, N, (0, 1))))
     read, asked = np.array([[1, N + 2]], np.int32), np.array([[N + 1, 2]], np.int32)
     found = common_words(words, read, asked) | follows(table, read, asked, tf.constant(N + 2))

@@ -96,8 +96,8 @@ def pairs_of(run: Run, which: str) -> tuple[Words | None, Followers | None]:
     """Words of the items, and what follows them in the past that a stage may know; None of what is not asked for."""
     words, after = None, None
     if "words" in run.config.cascade.pairs and run.tokenizer:
-        ids, weights, count = item_words(run.features("item")["tokens"])
-        words = Words(tf.Variable(ids, trainable=False), tf.Variable(weights, trainable=False), count)
+        ids, weights, size = item_words(run.features("item")["tokens"])
+        words = Words(tf.Variable(ids, trainable=False), tf.Variable(weights, trainable=False), size)
     if "follows" in run.config.cascade.pairs:
         found = followers(run.prepared.events, len(run.prepared.item_ids), (0, 1) if which == "final" else (0,))
         after = Followers(*(tf.Variable(x, trainable=False) for x in found))
@@ -134,7 +134,8 @@ class Retriever:
         roles = columns_of(run)
         vectors = self._scorer.item_vectors()
         tensors = [None if x is None else tf.constant(x) for x in (vectors, texts, roles.prices, roles.categories)]
-        catalogue = Catalogue(*tensors, *pairs_of(run, which))
+        words, after = pairs_of(run, which)
+        catalogue = Catalogue(*tensors)._replace(words=words, followers=after)
         specs = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32)]
         self._evidence = tf.function(
             lambda cosine, history: evidence_of(blend, cosine, history, None), input_signature=specs, autograph=False

@@ -22,7 +22,7 @@ class ItemWords(NamedTuple):
 
     ids: np.ndarray
     weights: np.ndarray
-    count: int
+    size: int
 
 
 def item_words(tokens: np.ndarray) -> ItemWords:

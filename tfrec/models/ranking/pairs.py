@@ -20,12 +20,12 @@ class Words(NamedTuple):
     Args:
         ids: int32 [N+1, w], 0 = none.
         weights: float32 [N+1, w], 0 where there is no word.
-        count: V, the largest id.
+        size: V, the largest id.
     """
 
     ids: tf.Tensor
     weights: tf.Tensor
-    count: int
+    size: int
 
 
 class Followers(NamedTuple):
@@ -48,7 +48,7 @@ def common_words(words: Words, history: tf.Tensor, items: tf.Tensor) -> dict[str
         items: int32 [B, C].
     """
     recent = _last(history, COMPARED)
-    rows, width = tf.shape(recent)[0], words.count + 1
+    rows, width = tf.shape(recent)[0], words.size + 1
     place = _rows(words.ids, recent) + tf.reshape(tf.range(rows * COMPARED), [rows, COMPARED, 1]) * width
     flat = (tf.reshape(x, [-1]) for x in (_rows(words.weights, recent), place))
     profiles = tf.reshape(tf.math.unsorted_segment_sum(*flat, rows * COMPARED * width), [rows, COMPARED, width])
