@@ -111,13 +111,13 @@ class Blend(keras.layers.Layer):
             return self._text(history, weights, items, texts)
         if name in LINEAR:
             return self._linear(name, history, weights, items)
-        return sum_by_item(history[..., None], weights[..., None], items)
+        return _sum_by_item(history[..., None], weights[..., None], items)
 
     def _linear(self, name: str, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
         history, weights = self._trained(history, weights)
         ids = tf.gather(self.ids[name].value, history)  # [B, L, m]
         values = tf.gather(self.values[name].value, history) * weights[..., None]
-        return sum_by_item(ids, values, items)
+        return _sum_by_item(ids, values, items)
 
     def _text(self, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         if texts is None:
@@ -205,7 +205,7 @@ def _last_occurrence(history: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.gather(last, place) == column, tf.float32)
 
 
-def sum_by_item(ids: tf.Tensor, values: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
+def _sum_by_item(ids: tf.Tensor, values: tf.Tensor, items: tf.Tensor) -> tf.Tensor:
     """Adds values [B, L, m] up by their item ids, float32 [B, N+1]; item 0 gets whatever is padding."""
     rows = tf.shape(ids)[0]
     place = ids + (tf.range(rows) * (items + 1))[:, None, None]

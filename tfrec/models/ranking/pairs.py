@@ -6,8 +6,6 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tfrec.models.blend import sum_by_item
-
 COMPARED = 5  # last items whose words are compared
 FOLLOWED = 20  # last items whose followers count
 _FADE = 0.7
@@ -48,12 +46,11 @@ def common_words(words: Words, history: tf.Tensor, items: tf.Tensor) -> dict[str
         items: int32 [B, C].
     """
     recent = _last(history, COMPARED)
-    rows, width = tf.shape(recent)[0], words.size + 1
-    place = _rows(words.ids, recent) + tf.reshape(tf.range(rows * COMPARED), [rows, COMPARED, 1]) * width
-    flat = (tf.reshape(x, [-1]) for x in (_rows(words.weights, recent), place))
-    profiles = tf.reshape(tf.math.unsorted_segment_sum(*flat, rows * COMPARED * width), [rows, COMPARED, width])
-    shared = tf.gather(profiles, _rows(words.ids, items), axis=2, batch_dims=1)  # [B, 5, C, w]
-    cosine = tf.reduce_sum(shared * _rows(words.weights, items)[:, None], axis=3)
+    own, earlier = _rows(words.weights, items), _rows(words.weights, recent)
+    values = earlier[..., None] * tf.eye(COMPARED)[None, :, None]  # [B, 5, w, 5], a column for each place
+    profiles = _sums(_rows(words.ids, recent), values, words.size + 1)
+    shared = _looked_up(profiles, _rows(words.ids, items), words.size + 1)  # [B, C, w, 5]
+    cosine = tf.transpose(tf.reduce_sum(shared * own[..., None], axis=2), [0, 2, 1])
     there = recent > 0
     other = there[:, :, None] & (recent[:, :, None] != items[:, None])
     fade = tf.cast(there, tf.float32) * tf.pow(_FADE, tf.range(COMPARED - 1, -1, -1, tf.float32))
@@ -75,11 +72,26 @@ def follows(followers: Followers, history: tf.Tensor, items: tf.Tensor, count: t
         count: M, the catalogue's items.
     """
     recent = _last(history, FOLLOWED)
-    ids, weights = _rows(followers.ids, recent), _rows(followers.weights, recent)  # [B, 20, m]
-    fade = tf.pow(_FOLLOW_FADE, tf.range(FOLLOWED - 1, -1, -1, tf.float32))[:, None]
-    last = sum_by_item(ids[:, -1:], weights[:, -1:], count)
-    found = {"follows_last": last, "follows": sum_by_item(ids, weights * fade, count)}
-    return {name: tf.gather(x, items, batch_dims=1) * tf.cast(items > 0, tf.float32) for name, x in found.items()}
+    fade = tf.pow(_FOLLOW_FADE, tf.range(FOLLOWED - 1, -1, -1, tf.float32))
+    last = tf.one_hot(FOLLOWED - 1, FOLLOWED)
+    values = _rows(followers.weights, recent)[..., None] * tf.stack([last, fade], axis=1)[:, None]  # [B, 20, m, 2]
+    sums = _sums(_rows(followers.ids, recent), values, count + 1)
+    found = tf.where(items[..., None] > 0, _looked_up(sums, items, count + 1), 0.0)
+    return {"follows_last": found[..., 0], "follows": found[..., 1]}
+
+
+def _sums(ids: tf.Tensor, values: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """Adds values [B, L, m, x] up by their ids [B, L, m] < size, of each row apart, float32 [B · size, x]."""
+    rows = tf.shape(ids)[0]
+    place = ids + tf.reshape(tf.range(rows) * size, [rows, 1, 1])
+    flat = tf.reshape(values, [-1, values.shape[-1]])
+    return tf.math.unsorted_segment_sum(flat, tf.reshape(place, [-1]), rows * size)
+
+
+def _looked_up(sums: tf.Tensor, ids: tf.Tensor, size: tf.Tensor | int) -> tf.Tensor:
+    """What :func:`_sums` has of ids [B, ...], float32 [B, ..., x]."""
+    rows = tf.shape(ids)[0]
+    return tf.gather(sums, ids + tf.reshape(tf.range(rows) * size, [rows, *[1] * (len(ids.shape) - 1)]))
 
 
 def _last(history: tf.Tensor, count: int) -> tf.Tensor:
