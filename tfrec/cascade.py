@@ -16,6 +16,7 @@ from tfrec.evaluation.holdouts import last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer
 from tfrec.models.ranking.body import Sizes
 from tfrec.models.ranking.fields import Field
+from tfrec.models.ranking.pairs import Followers, Words
 from tfrec.models.ranking.signals import PREFIX, RETRIEVAL, Catalogue, evidence_of, scaled, signals
 from tfrec.ranker_config import ATTENTIVE
 from tfrec.ranking import field_of
@@ -23,6 +24,7 @@ from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.training import cascade
 from tfrec.training.cascade import Requests, RequestScorer
 from tfrec.training.item_statistics import item_statistics
+from tfrec.training.pairs import followers, item_words
 from tfrec.training.ranking import RankingTables
 from tfrec.training.validation import RetrievalScorer
 
@@ -79,6 +81,18 @@ def columns_of(run: Run) -> Columns:
     return Columns(prices, offers.category_table(lists, names, max(map(len, lists)) or 1), names)
 
 
+def pairs_of(run: Run, which: str) -> tuple[Words | None, Followers | None]:
+    """Words of the items, and what follows them in the past that a stage may know; None of what is not asked for."""
+    words, after = None, None
+    if "words" in run.config.cascade.pairs and run.tokenizer:
+        ids, weights, size = item_words(run.features("item")["tokens"])
+        words = Words(tf.Variable(ids, trainable=False), tf.Variable(weights, trainable=False), size)
+    if "follows" in run.config.cascade.pairs:
+        found = followers(run.prepared.events, len(run.prepared.item_ids), (0, 1) if which == "final" else (0,))
+        after = Followers(*(tf.Variable(x, trainable=False) for x in found))
+    return words, after
+
+
 def holdout_of(run: Run, split: int) -> Holdout:
     """The queries of one split, 1 (valid) or 2 (test)."""
     return make_holdout(run.prepared.events, len(run.prepared.user_ids), split, run.config.evaluate.repeats)
@@ -109,7 +123,8 @@ class Retriever:
         roles = columns_of(run)
         vectors = self._scorer.item_vectors()
         tensors = [None if x is None else tf.constant(x) for x in (vectors, texts, roles.prices, roles.categories)]
-        catalogue = Catalogue(*tensors)
+        words, after = pairs_of(run, which)
+        catalogue = Catalogue(*tensors)._replace(words=words, followers=after)
         specs = [tf.TensorSpec([None, None], tf.float32), tf.TensorSpec([None, None], tf.int32)]
         self._evidence = tf.function(
             lambda cosine, history: evidence_of(blend, cosine, history, None), input_signature=specs, autograph=False

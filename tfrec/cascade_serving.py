@@ -18,10 +18,11 @@ from tfrec.artifact.filters import NO_LIMIT
 from tfrec.artifact.options import WITH
 from tfrec.artifact.recommender import Parts
 from tfrec.artifact.requests import last
-from tfrec.cascade import columns_of, read_chosen
+from tfrec.cascade import columns_of, pairs_of, read_chosen
 from tfrec.data.preprocess import index_table
 from tfrec.evaluation import ragged
 from tfrec.evaluation.ranks import Holdout
+from tfrec.models.ranking.pairs import Followers, Words
 from tfrec.models.ranking.ranker import Ranker
 from tfrec.models.ranking.signals import RETRIEVAL, Catalogue, evidence_of, scaled, signals
 from tfrec.runs import Run
@@ -38,23 +39,34 @@ def make_parts(run: Run, parts: Parts) -> Parts:
     table = index_table(columns.names, "categories")
     reads_text = run.config.model.text == "frozen"
     blend = parts.blend if isinstance(parts.blend, serving.ServedBlend) else None
+    pairs = pairs_of(run, "final")
     made = CascadeParts(
         candidates=run.config.cascade.candidates,
         weights=chosen.weights,
         evidence=blend.evidence if blend else lambda *given: evidence_of(None, *given),
-        scores=ranker_scores(model, chosen.moments, len(run.prepared.item_ids), parts.blend_history, reads_text),
+        scores=ranker_scores(model, chosen.moments, len(run.prepared.item_ids), parts.blend_history, reads_text, pairs),
         prices=columns.prices,
         categories=columns.categories,
         category_index=lambda names: table.lookup(tf.strings.strip(names)),
         category_names=len(columns.names),
-        variables=[variable.value for variable in model.variables],
+        variables=[variable.value for variable in model.variables] + variables_of(pairs),
         tables=[table],
     )
     return replace(parts, cascade=made)
 
 
+def variables_of(pairs: tuple[Words | None, Followers | None]) -> list[tf.Variable]:
+    """What tables of pairs hold."""
+    return [x for table in pairs if table is not None for x in (table.ids, table.weights)]
+
+
 def ranker_scores(
-    model: Ranker, moments: Mapping[str, tuple[float, float]], items: int, read: int, reads_text: bool
+    model: Ranker,
+    moments: Mapping[str, tuple[float, float]],
+    items: int,
+    read: int,
+    reads_text: bool,
+    pairs: tuple[Words | None, Followers | None] = (None, None),
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """A ranker as the cascade calls it.
 
@@ -64,6 +76,7 @@ def ranker_scores(
         items: N; items beyond it are unknown to the ranker's tables, and have signals all the same.
         read: the last items of a history that signals read.
         reads_text: whether signals compare texts.
+        pairs: words and followers of the items.
     """
     length = max(model.sizes.length, 1)
 
@@ -71,7 +84,7 @@ def ranker_scores(
         user: tf.Tensor, seen: tf.Tensor, item: tf.Tensor, own: Mapping[str, tf.Tensor], columns: tuple[Any, ...]
     ) -> dict[str, tf.Tensor]:
         vectors, texts, prices, categories = columns
-        catalogue = Catalogue(vectors, texts if reads_text else None, prices, categories)
+        catalogue = Catalogue(vectors, texts if reads_text else None, prices, categories, *pairs)
         numbers = scaled(signals(own, seen[:, -read:], item, catalogue), moments)
         trained, history = (tf.where(x <= items, x, 0) for x in (item, last(seen, length)))
         return model.scores(model({"user": user, "item": trained, "history": history, **numbers}))

@@ -46,7 +46,7 @@ def neighbours(train: Ragged, items: int, count: int, shrink: float, most: int =
         keys, both = np.unique(pairs, return_counts=True)
         first, second = np.divmod(keys, items + 1)
         weight = both / (np.sqrt(counts[first] * counts[second]) + shrink)
-        _keep_largest(first, second, np.where(first == second, 0, weight), ids, values)
+        keep_largest(first, second, np.where(first == second, 0, weight), ids, values)
     return Neighbours(ids, values)
 
 
@@ -60,7 +60,7 @@ def _blocks(item: np.ndarray, pairs: np.ndarray) -> list[slice]:
     return [slice(low, high) for low, high in zip(cuts, [*cuts[1:], len(item)], strict=True)]
 
 
-def _keep_largest(
+def keep_largest(
     first: np.ndarray, second: np.ndarray, weight: np.ndarray, ids: np.ndarray, values: np.ndarray
 ) -> None:
     """Writes the largest weights of each item into its row; of equal ones the smaller id."""

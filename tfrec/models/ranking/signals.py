@@ -8,6 +8,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tfrec.models.blend import Blend, without_padding
+from tfrec.models.ranking.pairs import Followers, Words, common_words, follows
 
 RETRIEVAL = "retrieval"
 PREFIX = "signal."  # which no feature's name can have
@@ -23,12 +24,15 @@ class Catalogue(NamedTuple):
         texts: unit text vectors float32 [M+1, t]; None without text.
         prices: float32 [≤ M+1], NaN = unknown; None without prices.
         categories: int32 [≤ M+1, c], 0 = none; None without categories.
+        words, followers: of ≤ M items; None = not compared.
     """
 
     vectors: tf.Tensor
     texts: tf.Tensor | None = None
     prices: tf.Tensor | None = None
     categories: tf.Tensor | None = None
+    words: Words | None = None
+    followers: Followers | None = None
 
 
 def evidence_of(
@@ -63,6 +67,7 @@ def signals(
         <space>_last, _near   cosine to the last item, and the largest to the last 20 others, of vectors and texts
         price, price_high     log price minus its mean over the history, and its absolute value
         category              share of the history in one of its categories
+        words_*, follows*     as :mod:`tfrec.models.ranking.pairs` has them
 
     Args:
         evidence: name -> float32 [B, C].
@@ -79,6 +84,10 @@ def signals(
         found |= _price(catalogue.prices, history, items)
     if catalogue.categories is not None:
         found["category"] = _category(catalogue.categories, history, items)
+    if catalogue.words is not None:
+        found |= common_words(catalogue.words, history, items)
+    if catalogue.followers is not None:
+        found |= follows(catalogue.followers, history, items, tf.shape(catalogue.vectors)[0] - 1)
     return found
 
 
