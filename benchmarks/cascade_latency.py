@@ -21,20 +21,23 @@ from common import arguments, median_seconds, report
 from tfrec.artifact.cascade import CascadeParts
 from tfrec.artifact.export import write_model
 from tfrec.artifact.recommender import Parts
-from tfrec.cascade_serving import ranker_scores
+from tfrec.cascade_serving import ranker_scores, variables_of
 from tfrec.data.preprocess import index_table
 from tfrec.models.ranking.body import Sizes
 from tfrec.models.ranking.fields import Field
+from tfrec.models.ranking.pairs import Followers, Words
 from tfrec.models.ranking.ranker import Ranker
 from tfrec.models.ranking.signals import RETRIEVAL, evidence_of
 from tfrec.ranker_config import Ranker as Settings
+from tfrec.training.pairs import FOLLOWERS, WORDS
 
 ITEMS, WIDTH, CANDIDATES, HISTORY, CALLS = 10_000, 128, 500, 50, 100
 SIGNALS = (
     *(RETRIEVAL, "times", "length", "variety", "fade_0", "fade_1", "item_last", "item_near"),
     *("price", "price_distance", "category"),
+    *("words_last", "words_near", "words_mean", "follows_last", "follows"),
 )
-BRANDS, NAMES, COUNTRIES, STATISTICS = 500, 50, 30, 4
+BRANDS, NAMES, COUNTRIES, STATISTICS, VOCABULARY = 500, 50, 30, 4, 8_000
 EXAMPLE = "python benchmarks/cascade_latency.py --rounds 5"
 
 
@@ -85,16 +88,17 @@ def make_parts(ranker: Ranker, random: np.random.Generator) -> Parts:
     def embed_item(item: tf.Tensor, raw: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return {"embedding": raw["price"][:, None] * tf.ones([1, WIDTH])}
 
+    pairs = make_pairs(random)
     cascade = CascadeParts(
         candidates=CANDIDATES,
         weights={"like": 1.0, RETRIEVAL: 0.5},
         evidence=lambda *given: evidence_of(None, *given),
-        scores=ranker_scores(ranker, dict.fromkeys(SIGNALS, (0.0, 1.0)), ITEMS, HISTORY, reads_text=False),
+        scores=ranker_scores(ranker, dict.fromkeys(SIGNALS, (0.0, 1.0)), ITEMS, HISTORY, False, pairs),
         prices=random.uniform(1, 100, ITEMS + 1).astype(np.float32),
         categories=random.integers(1, NAMES + 1, (ITEMS + 1, 1)).astype(np.int32),
         category_index=names.lookup,
         category_names=NAMES,
-        variables=[variable.value for variable in ranker.variables],
+        variables=[*(variable.value for variable in ranker.variables), *variables_of(pairs)],
         tables=[names],
     )
     return Parts(
@@ -115,6 +119,17 @@ def make_parts(ranker: Ranker, random: np.random.Generator) -> Parts:
         drop_history=True,
         cascade=cascade,
     )
+
+
+def make_pairs(random: np.random.Generator) -> tuple[Words, Followers]:
+    """Words and followers of every item, as many as training keeps."""
+
+    def table(most: int, width: int) -> tuple[tf.Variable, tf.Variable]:
+        ids = random.integers(1, most + 1, (ITEMS + 1, width)).astype(np.int32)
+        weights = random.random((ITEMS + 1, width)).astype(np.float32)
+        return tf.Variable(ids, trainable=False), tf.Variable(weights, trainable=False)
+
+    return Words(*table(VOCABULARY, WORDS), VOCABULARY), Followers(*table(ITEMS, FOLLOWERS))
 
 
 class Matmuls(tf.Module):
