@@ -53,7 +53,7 @@ def test_the_best_epoch_is_a_copy_and_the_softmax_its_catalogue() -> None:
 
 
 def test_columns_and_values_count() -> None:
-    config = world.settings({}, loss="in_batch", optimizer="lazy_adam", patience=0)
+    config = world.settings({}, loss="in_batch", optimizer="lazy_adam", keep="last")
     columns = {"brand": np.zeros((11, 2), np.int32)}
     data = world.retrieval_data(config, EVENTS, item_columns=columns, vocabularies={"brand": 5})
     needs = {need.name: need.bytes for need in memory.tables(config, data)}

@@ -175,7 +175,7 @@ class Cascade(Section):
     candidates: int = Field(default=0, ge=0, description="items that retrieval hands to the ranker; 0 = no ranker")
     kind: Kind = Field(default="dcn", description="of the ranker, whose settings are [ranker]")
     pairs: tuple[Literal["words", "follows"], ...] = Field(
-        default=("words", "follows"), description="how candidates are compared with the history, beside vectors"
+        default=(), description="how candidates are compared with the history, beside vectors"
     )
     folds: int = Field(
         default=4, ge=2, le=20, description="of validation users: each is judged by a ranker of the rest"
