@@ -159,15 +159,25 @@ def golden_requests(run: Run, parts: Parts) -> artifacts.Requests:
     return [*requests, (f"rank{WITH}", {"user_id": users, "history": nothing, "item_ids": items, **weights})]
 
 
-def reference_scores(run: Run, users: int, k: int) -> np.ndarray:
-    """The Keras models' own best k values of the first users, from their stored history, float32 [≤ users, k]."""
-    retriever, chosen = cascade.Retriever(run, "final"), read_chosen(run)
+def reference_scores(run: Run, users: int, k: int, at_once: int = 256) -> np.ndarray:
+    """The Keras models' own best k values of the first users, from their stored history, float32 [≤ users, k].
+
+    Args:
+        run: trained.
+        users, k: how many.
+        at_once: users of a batch; products of other sizes round otherwise.
+    """
+    retriever, chosen, scorer = cascade.Retriever(run, "final"), read_chosen(run), RequestScorer(run.model("ranker"))
     lists = serving.stored_histories(run.retrieval_data(), run.config.export.stored_history)
     lists = ragged.take(lists, np.arange(1, min(users + 1, len(lists[1]) - 1)))
-    raw = retriever.requests(_queries(run, lists), max(run.config.cascade.candidates, k))
-    requests = cascade.with_scaled(raw, chosen.moments)
-    values = cascade.values_of(run, chosen, requests, RequestScorer(run.model("ranker")).score(requests))
-    return -np.sort(-values, axis=1)[:, :k]
+    queries, most = _queries(run, lists), max(run.config.cascade.candidates, k)
+    found = []
+    for rows in np.array_split(np.arange(len(queries)), max(-(-len(queries) // at_once), 1)):
+        some = (ragged.take(part, rows) for part in (queries.history, queries.targets, queries.mask))
+        requests = cascade.with_scaled(retriever.requests(Holdout(queries.users[rows], *some), most), chosen.moments)
+        values = cascade.values_of(run, chosen, requests, scorer.score(requests))
+        found.append(-np.sort(-values, axis=1)[:, :k])
+    return np.concatenate(found)
 
 
 def _queries(run: Run, lists: ragged.Ragged) -> Holdout:
