@@ -66,7 +66,7 @@ def ranker_scores(
     items: int,
     read: int,
     reads_text: bool,
-    pairs: tuple[Words | None, Followers | None] = (None, None),
+    pairs: tuple[Words | None, Followers | None],
 ) -> Callable[..., dict[str, tf.Tensor]]:
     """A ranker as the cascade calls it.
 

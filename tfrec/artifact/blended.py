@@ -74,13 +74,14 @@ class BlendedSearch(tf.Module):
         self,
         query: tf.Tensor,
         history: tf.Tensor,
+        sums: Any,
         dropped: tf.Tensor,
         count: tf.Tensor,
         nprobe: tf.Tensor | None,
         allowed: Allowed | None = None,
     ) -> Found:
-        """As :func:`tfrec.artifact.indexed.search`, for what a user's vector [B, d] and history [B, L] say."""
-        sums, wide = self._blend.sums(history), tf.maximum(4 * count, SHORTLIST)
+        """As :func:`tfrec.artifact.indexed.search`, for a user's vector [B, d], history [B, L] and its :meth:`sums`."""
+        wide = tf.maximum(4 * count, SHORTLIST)
         found = [
             indexed.search(self.own, query, dropped, wide, nprobe, allowed)[1],
             *self._blend.candidates(sums, wide),
@@ -98,9 +99,13 @@ class BlendedSearch(tf.Module):
         scores = self._blend.total(self._parts(query, history, items, sums))
         return best_of(tf.where(kept, scores, LOWEST), items, count)
 
-    def evidence(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor) -> dict[str, tf.Tensor]:
+    def sums(self, history: tf.Tensor) -> Any:
+        """What the blend adds up by item over histories [B, L], once a request."""
+        return self._blend.sums(history)
+
+    def evidence(self, query: tf.Tensor, history: tf.Tensor, sums: Any, items: tf.Tensor) -> dict[str, tf.Tensor]:
         """The blend of items int32 [B, C] as "retrieval", their "cosine", and the blend's other parts."""
-        parts = self._parts(query, history, items, self._blend.sums(history))
+        parts = self._parts(query, history, items, sums)
         others = {name: part for name, part in parts.items() if name != "model"}
         cosine = tf.linalg.matvec(tf.gather(self.vectors, items), query)
         return {RETRIEVAL: self._blend.total(parts), "cosine": cosine, **others}

@@ -154,7 +154,8 @@ def _changes(
     grown["item_ids"][old:] = new
     vectors, ends = _embedded(path, items) if len(ids) else ({}, None)
     same = _put_vectors(grown, index, vectors, old)
-    held = {name: _of_length(rows, old + len(new)) for name, rows in read_variables(path, columns).items()}
+    held = read_variables(path, columns)  # shorter than the catalogue where nothing has filled them
+    held = {name: _with_rows(rows, old + len(new) - len(rows), np.nan) for name, rows in held.items()}
     same &= _put_columns(held, index, columns)
     was = grown["available"][index]
     removed = np.array([known[id_] for id_ in remove], np.int32)
@@ -191,12 +192,6 @@ def _put_columns(held: Mapping[str, np.ndarray], index: np.ndarray, columns: Map
     return same
 
 
-def _of_length(rows: np.ndarray, length: int) -> np.ndarray:
-    fill = np.nan if np.issubdtype(rows.dtype, np.floating) else 0
-    more = np.full((length - len(rows), *rows.shape[1:]), fill, rows.dtype)
-    return np.concatenate([rows, more])
-
-
 def _check_ids(ids: Sequence[bytes], remove: Sequence[bytes], known: Collection[bytes]) -> None:
     if not ids and not remove:
         raise ArtifactError("reindex needs items to add, change or remove", "an empty table")
@@ -214,8 +209,9 @@ def _check_ids(ids: Sequence[bytes], remove: Sequence[bytes], known: Collection[
             raise ArtifactError("an item that is removed must be in the artefact", id_.decode())
 
 
-def _with_rows(rows: np.ndarray, more: int) -> np.ndarray:
-    fill = b"" if rows.dtype == object else np.zeros((), rows.dtype)
+def _with_rows(rows: np.ndarray, more: int, unknown: float = 0.0) -> np.ndarray:
+    """Further rows of empty strings, of 0, or of what stands for an unknown number."""
+    fill = {"O": b"", "f": unknown}.get(rows.dtype.kind, 0)
     return np.concatenate([rows, np.full((more, *rows.shape[1:]), fill, rows.dtype)])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -64,11 +65,15 @@ class ByIndex:
     history: tf.Tensor
     known: tf.Tensor
 
+    @functools.cached_property
+    def _sums(self) -> Any:
+        return self.shop.blended.sums(self.history)
+
     def at(self, items: tf.Tensor) -> dict[str, tf.Tensor]:
         if self.shop.blended is None:
             found = {RETRIEVAL: tf.linalg.matvec(tf.gather(self.shop.item_vectors, items), self.query)}
         else:
-            found = self.shop.blended.evidence(self.query, self.history, items)
+            found = self.shop.blended.evidence(self.query, self.history, self._sums, items)
         popular = tf.gather(self.shop.popularity, items)
         return found | {RETRIEVAL: tf.where(self.known[:, None], found[RETRIEVAL], popular)}
 
@@ -76,7 +81,7 @@ class ByIndex:
         if self.shop.blended is None:
             found = indexed.search(self.shop.item_index, self.query, dropped, count, nprobe, allowed)
         else:
-            found = self.shop.blended.search(self.query, self.history, dropped, count, nprobe, allowed)
+            found = self.shop.blended.search(self.query, self.history, self._sums, dropped, count, nprobe, allowed)
         popularity = self.shop.popularity
         popular = tf.broadcast_to(popularity, [tf.size(self.known), tf.size(popularity)])
         return indexed.or_else(self.known, found, lambda: self.shop.best(popular, dropped, count, allowed), count)
