@@ -131,7 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, epilog=f"example: {EXAMPLE}")
     parser.add_argument("--tree", required=True, help="a Python that has lightgbm")
     parser.add_argument("--window", choices=list(value_data.WINDOWS), default="full")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3, 4, 5])
     parser.add_argument("--resamples", type=int, default=300)
     options = parser.parse_args()
     columns, target = value_data.customers(options.window)
