@@ -22,16 +22,19 @@ class Encoded:
     """Events as integers, and the vocabularies that say what they mean.
 
     Args:
-        events: user and item (int32), split (int8), _order, optionally _time and value, context columns.
-        users: user_id, index (int32, from 1) and count (int64, train events).
-        items: item_id, index and count.
-        rows: interactions received.
+        events: user and item (int32), _order, optionally _time and value, context columns; split (int8) unless it is
+            one of ``splits.BY_USER``. Not evaluated, so that they are sorted and written as soon as they exist.
+        users: user_id and index (int32, from 1).
+        items: item_id and index.
+        received: number of interactions.
+        left: of events after cleaning, some of which may have an item out of the vocabulary and are not in ``events``.
     """
 
     events: ir.Table
     users: ir.Table
     items: ir.Table
-    rows: int
+    received: int
+    left: int
 
 
 def encode(
@@ -68,19 +71,13 @@ def encode(
     if not columnar:
         store.drop(received)
     _need_some(events, problems)
-    events = _divided(config, events, store, problems)
-    _need_some(events, problems)
-    least = 1 if config.data.split.kind == "temporal" else 0
-    users = store("users", _vocabulary(events, user_codes, "user", least))
-    known = _catalogue(events, item_codes) if catalogue is not None else _vocabulary(events, item_codes, "item", least)
-    items = store("items", known)
-    indexed = store("indexed", _indexed(events, users, items))
-    late = checks.rows_in(events) - checks.rows_in(indexed)
-    store.drop(events)
-    checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
-    strangers = checks.rows_in(indexed.filter((indexed.user == 0) & (indexed.split != splits.TRAIN)))
-    checks.count(problems, "valid and test interactions of users that train lacks", strangers)
-    return Encoded(indexed, users, items, size)
+    events, counts = _divided(config, events, store, problems)
+    left = _need_some(events, problems)
+    users = store("users", _vocabulary(counts["user"], user_codes, "user"))
+    items = item_codes.mutate(index=item_codes.item)
+    if catalogue is None:
+        items = store("items", _vocabulary(counts["item"], item_codes, "item"))
+    return Encoded(_indexed(events, users, items), users, items, size, left)
 
 
 def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
@@ -125,54 +122,47 @@ def _coded(rows: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
     return rows.inner_join(users, "user_id").inner_join(items, "item_id").drop("user_id", "item_id")
 
 
-def _need_some(events: ir.Table, problems: Problems) -> None:
-    if not checks.rows_in(events):
-        raise DataError("some interactions must be left after cleaning", problems)
+def _need_some(events: ir.Table, problems: Problems) -> int:
+    if rows := checks.rows_in(events):
+        return rows
+    raise DataError("some interactions must be left after cleaning", problems)
 
 
-def _divided(config: Config, events: ir.Table, store: Store, problems: Problems) -> ir.Table:
-    """Events without repeats and rare ones, with their split; its kind says what comes first."""
-    data, evaluate = config.data, config.evaluate
-    kind, least = data.split.kind, {"user": data.min_user_interactions, "item": data.min_item_interactions}
+def _divided(
+    config: Config, events: ir.Table, store: Store, problems: Problems
+) -> tuple[ir.Table, dict[str, ir.Table]]:
+    """Events without repeats and rare ones, with their split unless it is by user; and what ``frequent`` counts."""
+    data, kind = config.data, config.data.split.kind
 
-    def kept(name: str, before: ir.Table, after: ir.Table) -> ir.Table:
-        table = store(name, after)
-        rare = checks.rows_in(before) - checks.rows_in(table)
-        checks.count(problems, "interactions of too rare users or items", rare)
-        store.drop(before)
+    def divided(events: ir.Table) -> ir.Table:
+        table = store("divided", splits.by_row(events, data.split, config.run.seed))
+        store.drop(events)
         return table
 
-    def divide(events: ir.Table) -> ir.Table:
-        return splits.assign(events, data.split, evaluate.holdout, config.run.seed)
-
+    if kind == "leave_last_out" and config.evaluate.holdout == "basket":
+        splits.need_time(events, 'holdout "basket"')
     if kind == "given":
-        events = kept("given", events, divide(events))
-    if evaluate.repeats == "mask":
+        events = divided(events)
+    if config.evaluate.repeats == "mask":
         # A target is never masked, so a given part keeps what another part has too.
         within = ("split",) if kind == "given" else ()
         events = checks.first_of_pairs(events, store, problems, within)
     if kind == "temporal":  # a count that reads beyond the cut would know the future
-        events = kept("divided", events, divide(events))
-        return kept("frequent", events, checks.frequent(events, least, store, train_only=True))
-    frequent = checks.frequent(events, least, store)
-    return kept("divided", events, frequent if kind == "given" else divide(frequent))
+        events = divided(events)
+    least = {"user": data.min_user_interactions, "item": data.min_item_interactions}
+    frequent, counts = checks.frequent(events, least, store, train_only=kind == "temporal")
+    if max(least.values()) > 1:
+        rare = checks.rows_in(events) - checks.rows_in(frequent)
+        checks.count(problems, "interactions of too rare users or items", rare)
+    if kind == "random":
+        frequent = splits.by_row(frequent, data.split, config.run.seed)
+    return frequent, counts
 
 
-def _vocabulary(events: ir.Table, codes: ir.Table, key: str, least: int) -> ir.Table:
-    """Renumbers, without gaps, the ids that events have, of those with so many train events."""
-    counts = _train_counts(events, key)
-    kept = codes.inner_join(counts.filter(counts.count_ >= least), key)
-    index = (ibis.row_number().over(order_by=kept[key]) + 1).cast("int32")
-    return kept.select(f"{key}_id", key, index=index, count=kept.count_)
-
-
-def _catalogue(events: ir.Table, codes: ir.Table) -> ir.Table:
-    joined = codes.left_join(_train_counts(events, "item"), "item")
-    return joined.select("item_id", "item", index=joined.item, count=ibis.coalesce(joined.count_, 0))
-
-
-def _train_counts(events: ir.Table, key: str) -> ir.Table:
-    return events.group_by(key).aggregate(count_=(events.split == splits.TRAIN).sum().cast("int64"))
+def _vocabulary(counts: ir.Table, codes: ir.Table, key: str) -> ir.Table:
+    """Renumbers, without gaps, the ids that have events that count."""
+    kept = codes.semi_join(counts.filter(counts._n > 0), key)
+    return kept.mutate(index=(ibis.row_number().over(order_by=kept[key]) + 1).cast("int32"))
 
 
 def _indexed(events: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:

@@ -21,10 +21,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrec.config import Config
-from tfrec.data import files, groups, side, splits, stores
+from tfrec.data import checks, events, files, groups, side, splits, stores
 from tfrec.data.checks import Problems, Store
-from tfrec.data.encode import EVENT_COLUMNS, Encoded, encode
-from tfrec.data.files import ORDER, TIME
+from tfrec.data.encode import Encoded, encode
 from tfrec.data.sources import Tables, open_source
 from tfrec.errors import DataError
 
@@ -168,48 +167,46 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     people = side.open_side(tables.users, user_side, problems)
     catalogue = None if catalogue is None else store("catalogue", catalogue)
     encoded = encode(config, tables.interactions, catalogue, store, problems, tables.columnar)
-    counts = _counts(encoded)
-    columns = _write_events(encoded.events, store, folder / "events.parquet")
-    for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
+    tally = events.write(encoded, config, store, folder / "events.parquet")
+    counts = _counts(encoded, tally, problems)
+    sides = ((encoded.items, tally.items, catalogue, item_side), (encoded.users, tally.users, people, user_side))
+    for vocabulary, numbers, table, one in sides:
         rows = side.indexed(vocabulary, table, one, problems)
-        _write_rows(rows, store, folder / f"{one.what}.parquet")
+        _write_rows(rows, numbers, store, folder / f"{one.what}.parquet")
     return {
         **counts,
         **_sizes(folder),
-        "columns": columns,
+        "columns": tally.columns,
         "problems": problems,
         "notes": list(tables.notes),
-        "hashes": _hashes(folder, columns),
+        "hashes": _hashes(folder, tally.columns),
     }
 
 
-def _counts(encoded: Encoded) -> dict[str, Any]:
+def _counts(encoded: Encoded, tally: events.Tally, problems: Problems) -> dict[str, Any]:
     """Interactions received and events kept by split, none of which may be empty."""
-    sizes = encoded.events.group_by("split").aggregate(n=encoded.events.count()).to_pyarrow().to_pylist()
-    by_split = {row["split"]: row["n"] for row in sizes}
-    counts = {name: by_split.get(number, 0) for number, name in enumerate(splits.NAMES)}
+    total = int(tally.splits.sum())
+    late = "valid and test interactions with items that are not in train or an items table"
+    checks.count(problems, late, encoded.left - total)
+    checks.count(problems, "valid and test interactions of users that train lacks", tally.strangers)
+    counts = dict(zip(splits.NAMES, tally.splits.tolist(), strict=True))
     if not all(counts.values()):
         advice = "Choose another data.split, or bring more interactions per user"
         raise DataError("train, valid and test must each have events", counts, advice)
-    return {"interactions": encoded.rows, "events": sum(counts.values()), "splits": counts}
+    return {"interactions": encoded.received, "events": total, "splits": counts}
 
 
-def _write_events(events: ir.Table, store: Store, path: Path) -> list[str]:
-    if TIME in events.columns:
-        events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
-    events = events.mutate(split=events.split.cast("int8"))  # Spark's is wider
-    named = [name for name in EVENT_COLUMNS if name in events.columns]
-    columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
-    rows = events.order_by("user", *splits.ordering(events)).select(columns)
-    groups.write(path, rows.schema().to_pyarrow(), store.batches(rows))
-    return columns
-
-
-def _write_rows(rows: ir.Table, store: Store, path: Path) -> None:
-    schema = rows.schema().to_pyarrow()
+def _write_rows(rows: ir.Table, counts: np.ndarray, store: Store, path: Path) -> None:
+    """Writes a vocabulary's rows, ids first, then the train events of each."""
+    fields = list(rows.schema().to_pyarrow())
+    schema = pa.schema([fields[0], pa.field("count", pa.int64()), *fields[1:]])
+    start = 0
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for batch in store.batches(rows):
-            writer.write_batch(batch)
+            key, *columns = batch.columns
+            count = pa.array(counts[start : start + len(batch)])
+            writer.write_batch(pa.record_batch([key, count, *columns], schema=schema))
+            start += len(batch)
 
 
 def _sizes(folder: Path) -> dict[str, int]:

@@ -1,0 +1,90 @@
+"""Sorted events to their file: what depends on one user's events alone, and every count, is found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from tfrec.config import Config
+from tfrec.data import checks, groups, splits
+from tfrec.data.checks import Store
+from tfrec.data.encode import EVENT_COLUMNS, Encoded
+from tfrec.data.files import ORDER, TIME
+
+
+@dataclass
+class Tally:
+    """What was written.
+
+    Args:
+        users, items: int64 [U], [I]: train events by index - 1.
+        splits: int64 [3]: events by split.
+        strangers: valid and test events of user 0.
+        columns: of the file.
+    """
+
+    users: np.ndarray
+    items: np.ndarray
+    splits: np.ndarray = field(default_factory=lambda: np.zeros(len(splits.NAMES), np.int64))
+    strangers: int = 0
+    columns: list[str] = field(default_factory=list)
+
+    def add(self, part: pa.Table) -> None:
+        user, item, split = (part[name].to_numpy() for name in ("user", "item", "split"))
+        train = split == splits.TRAIN
+        np.add.at(self.users, user[train & (user > 0)] - 1, 1)
+        np.add.at(self.items, item[train] - 1, 1)
+        self.splits += np.bincount(split, minlength=len(self.splits))
+        self.strangers += int(np.count_nonzero(~train & (user == 0)))
+
+
+def write(encoded: Encoded, config: Config, store: Store, path: Path) -> Tally:
+    """Sorts events by user, time and file order, splits them where :func:`tfrec.data.encode.encode` could not, and
+    writes them as row groups of whole users.
+
+    Args:
+        encoded: the events and their vocabularies.
+        config: the settings.
+        store: evaluates the events.
+        path: of the Parquet file.
+    """
+    events = encoded.events
+    first = [name for name in ("user", "item", "split", TIME, "value") if name in events.columns]
+    rest = [name for name in events.columns if name not in (*first, ORDER)]
+    rows = events.order_by("user", *splits.ordering(events)).select(*first, *rest)
+    received = rows.schema().to_pyarrow()
+    schema = _schema(received)
+    tally = Tally(*(np.zeros(checks.rows_in(table), np.int64) for table in (encoded.users, encoded.items)))
+    tally.columns = schema.names
+
+    def finished() -> Iterator[pa.Table]:
+        for part in groups.whole_users(received, store.batches(rows)):
+            done = pa.table(_columns(part, config), schema=schema)
+            tally.add(done)
+            yield done
+
+    groups.write_parts(path, schema, finished())
+    return tally
+
+
+def _schema(received: pa.Schema) -> pa.Schema:
+    """Of the file: user, item, split, timestamp and value come first."""
+    fields = {field.name: field for field in received}
+    fields["split"] = pa.field("split", pa.int8())
+    if TIME in fields:
+        fields["timestamp"] = fields.pop(TIME).with_name("timestamp")
+    names = [name for name in EVENT_COLUMNS if name in fields]
+    return pa.schema([fields[name] for name in (*names, *(name for name in fields if name not in names))])
+
+
+def _columns(part: pa.Table, config: Config) -> dict[str, pa.ChunkedArray | np.ndarray]:
+    columns: dict[str, pa.ChunkedArray | np.ndarray] = {name: part[name] for name in part.column_names}
+    time = columns.pop(TIME).to_numpy() if TIME in columns else None
+    if "split" not in columns:
+        user, split = part["user"].to_numpy(), config.data.split
+        columns["split"] = splits.by_user(user, time, split, config.evaluate.holdout)
+    return columns if time is None else columns | {"timestamp": time // 1_000_000}
