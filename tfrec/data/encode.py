@@ -22,19 +22,17 @@ class Encoded:
     """Events as integers, and the vocabularies that say what they mean.
 
     Args:
-        events: user and item (int32), _order, optionally _time and value, context columns; split (int8) unless it is
-            one of ``splits.BY_USER``. Not evaluated, so that they are sorted and written as soon as they exist.
-        users: user_id and index (int32, from 1).
-        items: item_id and index.
+        events: user and item (int32 codes), _order, optionally _time and value, context columns; split (int8) unless
+            it is one of ``splits.BY_USER``. User 0 is not in the vocabulary. Perhaps not evaluated.
+        users: user_id, user (the code) and index (int32, from 1), which grow together.
+        items: item_id, item (the code) and index.
         received: number of interactions.
-        left: of events after cleaning, some of which may have an item out of the vocabulary and are not in ``events``.
     """
 
     events: ir.Table
     users: ir.Table
     items: ir.Table
     received: int
-    left: int
 
 
 def encode(
@@ -70,14 +68,15 @@ def encode(
         checks.count(problems, "interactions with items that the items table lacks", unknown)
     if not columnar:
         store.drop(received)
-    _need_some(events, problems)
+    _need_some(checks.rows_in(events), problems)
     events, counts = _divided(config, events, store, problems)
-    left = _need_some(events, problems)
     users = store("users", _vocabulary(counts["user"], user_codes, "user"))
     items = item_codes.mutate(index=item_codes.item)
     if catalogue is None:
         items = store("items", _vocabulary(counts["item"], item_codes, "item"))
-    return Encoded(_indexed(events, users, items), users, items, size, left)
+    if config.data.split.kind == "temporal":
+        events = _known(events, users, items, store, problems)
+    return Encoded(events, users, items, size)
 
 
 def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
@@ -122,10 +121,9 @@ def _coded(rows: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
     return rows.inner_join(users, "user_id").inner_join(items, "item_id").drop("user_id", "item_id")
 
 
-def _need_some(events: ir.Table, problems: Problems) -> int:
-    if rows := checks.rows_in(events):
-        return rows
-    raise DataError("some interactions must be left after cleaning", problems)
+def _need_some(rows: int, problems: Problems) -> None:
+    if not rows:
+        raise DataError("some interactions must be left after cleaning", problems)
 
 
 def _divided(
@@ -151,9 +149,9 @@ def _divided(
         events = divided(events)
     least = {"user": data.min_user_interactions, "item": data.min_item_interactions}
     frequent, counts = checks.frequent(events, least, store, train_only=kind == "temporal")
-    if max(least.values()) > 1:
-        rare = checks.rows_in(events) - checks.rows_in(frequent)
-        checks.count(problems, "interactions of too rare users or items", rare)
+    left = checks.rows_in(frequent)
+    checks.count(problems, "interactions of too rare users or items", checks.rows_in(events) - left)
+    _need_some(left, problems)
     if kind == "random":
         frequent = splits.by_row(frequent, data.split, config.run.seed)
     return frequent, counts
@@ -165,9 +163,13 @@ def _vocabulary(counts: ir.Table, codes: ir.Table, key: str) -> ir.Table:
     return kept.mutate(index=(ibis.row_number().over(order_by=kept[key]) + 1).cast("int32"))
 
 
-def _indexed(events: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
-    """Codes to indices: users out of the vocabulary become 0, items out of it are dropped."""
-    events = events.left_join(users.select("user", _user="index"), "user")
-    events = events.inner_join(items.select("item", _item="index"), "item")
-    indices = {"user": ibis.coalesce(events._user, 0).cast("int32"), "item": events._item}
-    return events.mutate(**indices).drop("_user", "_item", *(n for n in events.columns if n.endswith("_right")))
+def _known(events: ir.Table, users: ir.Table, items: ir.Table, store: Store, problems: Problems) -> ir.Table:
+    """Events after the cut: users out of the vocabulary become 0, items out of it are dropped."""
+    joined = events.semi_join(items, "item").left_join(users.select("user", "index"), "user")
+    user = ibis.ifelse(joined.index.isnull(), 0, joined.user).cast("int32")
+    known = store("known", joined.mutate(user=user).select(events.columns))
+    late = checks.rows_in(events) - checks.rows_in(known)
+    checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
+    strangers = checks.rows_in(known.filter(known.user == 0))
+    checks.count(problems, "valid and test interactions of users that train lacks", strangers)
+    return known

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
 
 from tfrec.config import Config
-from tfrec.data import checks, groups, splits
+from tfrec.data import groups, splits
 from tfrec.data.checks import Store
 from tfrec.data.encode import EVENT_COLUMNS, Encoded
 from tfrec.data.files import ORDER, TIME
@@ -22,16 +24,14 @@ class Tally:
 
     Args:
         users, items: int64 [U], [I]: train events by index - 1.
-        splits: int64 [3]: events by split.
-        strangers: valid and test events of user 0.
         columns: of the file.
+        splits: int64 [3]: events by split.
     """
 
     users: np.ndarray
     items: np.ndarray
+    columns: list[str]
     splits: np.ndarray = field(default_factory=lambda: np.zeros(len(splits.NAMES), np.int64))
-    strangers: int = 0
-    columns: list[str] = field(default_factory=list)
 
     def add(self, part: pa.Table) -> None:
         user, item, split = (part[name].to_numpy() for name in ("user", "item", "split"))
@@ -39,7 +39,6 @@ class Tally:
         np.add.at(self.users, user[train & (user > 0)] - 1, 1)
         np.add.at(self.items, item[train] - 1, 1)
         self.splits += np.bincount(split, minlength=len(self.splits))
-        self.strangers += int(np.count_nonzero(~train & (user == 0)))
 
 
 def write(encoded: Encoded, config: Config, store: Store, path: Path) -> Tally:
@@ -55,20 +54,33 @@ def write(encoded: Encoded, config: Config, store: Store, path: Path) -> Tally:
     events = encoded.events
     first = [name for name in ("user", "item", "split", TIME, "value") if name in events.columns]
     rest = [name for name in events.columns if name not in (*first, ORDER)]
+    # Codes grow with indices: sorting needs no join, which would hold its tables beside the sort's.
     rows = events.order_by("user", *splits.ordering(events)).select(*first, *rest)
     received = rows.schema().to_pyarrow()
     schema = _schema(received)
-    tally = Tally(*(np.zeros(checks.rows_in(table), np.int64) for table in (encoded.users, encoded.items)))
-    tally.columns = schema.names
+    indices = {key: _indices(table, key, store) for key, table in (("user", encoded.users), ("item", encoded.items))}
+    users, items = (np.zeros(index.max(initial=0), np.int64) for index in indices.values())
+    tally = Tally(users, items, schema.names)
 
     def finished() -> Iterator[pa.Table]:
         for part in groups.whole_users(received, store.batches(rows)):
-            done = pa.table(_columns(part, config), schema=schema)
+            columns = {name: part[name] for name in part.column_names}
+            columns |= {key: index[part[key].to_numpy()] for key, index in indices.items()}
+            done = pa.table(_divided(columns, config), schema=schema)
             tally.add(done)
             yield done
 
     groups.write_parts(path, schema, finished())
     return tally
+
+
+def _indices(vocabulary: ir.Table, key: str, store: Store) -> np.ndarray:
+    """Int32 [codes + 1]: the index of each code; 0 of those out of the vocabulary."""
+    table = pa.Table.from_batches(store.batches(vocabulary.select(key, "index")))
+    code, index = table[key].to_numpy(), table["index"].to_numpy()
+    indices = np.zeros(code.max(initial=0) + 1, np.int32)
+    indices[code] = index
+    return indices
 
 
 def _schema(received: pa.Schema) -> pa.Schema:
@@ -81,10 +93,9 @@ def _schema(received: pa.Schema) -> pa.Schema:
     return pa.schema([fields[name] for name in (*names, *(name for name in fields if name not in names))])
 
 
-def _columns(part: pa.Table, config: Config) -> dict[str, pa.ChunkedArray | np.ndarray]:
-    columns: dict[str, pa.ChunkedArray | np.ndarray] = {name: part[name] for name in part.column_names}
+def _divided(columns: dict[str, Any], config: Config) -> dict[str, Any]:
+    """Columns of whole users with their split and whole seconds."""
     time = columns.pop(TIME).to_numpy() if TIME in columns else None
     if "split" not in columns:
-        user, split = part["user"].to_numpy(), config.data.split
-        columns["split"] = splits.by_user(user, time, split, config.evaluate.holdout)
+        columns["split"] = splits.by_user(columns["user"], time, config.data.split, config.evaluate.holdout)
     return columns if time is None else columns | {"timestamp": time // 1_000_000}

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrec.config import Config
-from tfrec.data import checks, events, files, groups, side, splits, stores
+from tfrec.data import events, files, groups, side, splits, stores
 from tfrec.data.checks import Problems, Store
 from tfrec.data.encode import Encoded, encode
 from tfrec.data.sources import Tables, open_source
@@ -168,7 +168,7 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     catalogue = None if catalogue is None else store("catalogue", catalogue)
     encoded = encode(config, tables.interactions, catalogue, store, problems, tables.columnar)
     tally = events.write(encoded, config, store, folder / "events.parquet")
-    counts = _counts(encoded, tally, problems)
+    counts = _counts(encoded, tally)
     sides = ((encoded.items, tally.items, catalogue, item_side), (encoded.users, tally.users, people, user_side))
     for vocabulary, numbers, table, one in sides:
         rows = side.indexed(vocabulary, table, one, problems)
@@ -183,12 +183,9 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     }
 
 
-def _counts(encoded: Encoded, tally: events.Tally, problems: Problems) -> dict[str, Any]:
+def _counts(encoded: Encoded, tally: events.Tally) -> dict[str, Any]:
     """Interactions received and events kept by split, none of which may be empty."""
     total = int(tally.splits.sum())
-    late = "valid and test interactions with items that are not in train or an items table"
-    checks.count(problems, late, encoded.left - total)
-    checks.count(problems, "valid and test interactions of users that train lacks", tally.strangers)
     counts = dict(zip(splits.NAMES, tally.splits.tolist(), strict=True))
     if not all(counts.values()):
         advice = "Choose another data.split, or bring more interactions per user"
