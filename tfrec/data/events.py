@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ import pyarrow as pa
 from tfrec.config import Config
 from tfrec.data import groups, splits
 from tfrec.data.checks import Store
+from tfrec.data.content import content
 from tfrec.data.encode import EVENT_COLUMNS, Encoded
 from tfrec.data.files import ORDER, TIME
 
@@ -26,12 +29,14 @@ class Tally:
         users, items: int64 [U], [I]: train events by index - 1.
         columns: of the file.
         splits: int64 [3]: events by split.
+        digests: of what each column holds.
     """
 
     users: np.ndarray
     items: np.ndarray
     columns: list[str]
     splits: np.ndarray = field(default_factory=lambda: np.zeros(len(splits.NAMES), np.int64))
+    digests: dict[str, Any] = field(default_factory=lambda: defaultdict(hashlib.sha256))
 
     def add(self, part: pa.Table) -> None:
         user, item, split = (part[name].to_numpy() for name in ("user", "item", "split"))
@@ -39,6 +44,12 @@ class Tally:
         np.add.at(self.users, user[train & (user > 0)] - 1, 1)
         np.add.at(self.items, item[train] - 1, 1)
         self.splits += np.bincount(split, minlength=len(self.splits))
+        for name in self.columns:
+            self.digests[name].update(content(part[name]))
+
+    def hash(self) -> str:
+        """sha256 over those of the columns, which do not depend on how events are cut into parts."""
+        return hashlib.sha256(b"".join(self.digests[name].digest() for name in self.columns)).hexdigest()
 
 
 def write(encoded: Encoded, config: Config, store: Store, path: Path) -> Tally:
@@ -76,7 +87,8 @@ def write(encoded: Encoded, config: Config, store: Store, path: Path) -> Tally:
 
 def _indices(vocabulary: ir.Table, key: str, store: Store) -> np.ndarray:
     """Int32 [codes + 1]: the index of each code; 0 of those out of the vocabulary."""
-    table = pa.Table.from_batches(store.batches(vocabulary.select(key, "index")))
+    rows = vocabulary.select(key, "index")
+    table = pa.Table.from_batches(store.batches(rows), rows.schema().to_pyarrow())
     code, index = table[key].to_numpy(), table["index"].to_numpy()
     indices = np.zeros(code.max(initial=0) + 1, np.int32)
     indices[code] = index

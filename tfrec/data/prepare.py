@@ -17,12 +17,12 @@ from typing import Any
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrec.config import Config
 from tfrec.data import events, files, groups, side, splits, stores
 from tfrec.data.checks import Problems, Store
+from tfrec.data.content import content
 from tfrec.data.encode import Encoded, encode
 from tfrec.data.sources import Tables, open_source
 from tfrec.errors import DataError
@@ -179,7 +179,7 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
         "columns": tally.columns,
         "problems": problems,
         "notes": list(tables.notes),
-        "hashes": _hashes(folder, tally.columns),
+        "hashes": _hashes(folder, tally),
     }
 
 
@@ -229,31 +229,14 @@ def _files(config: Config) -> list[list[Any]]:
     return [[path, status.st_size, status.st_mtime_ns] for path in paths for status in [os.stat(path)]]
 
 
-def _hashes(folder: Path, columns: list[str]) -> dict[str, str]:
+def _hashes(folder: Path, tally: events.Tally) -> dict[str, str]:
     """sha256 of the contents, which unlike the files do not depend on the writer's version."""
-    hashes = {"events": hashlib.sha256()}
-    for name in columns:
-        for batch in pq.ParquetFile(folder / "events.parquet").iter_batches(columns=[name]):
-            hashes["events"].update(_bytes(batch.column(0)))
+    hashes = {"events": tally.hash()}
     for name, key in (("users", "user_id"), ("items", "item_id")):
-        hashes[name] = hashlib.sha256(_bytes(pq.read_table(folder / f"{name}.parquet", columns=[key])[key]))
-    return {name: value.hexdigest() for name, value in hashes.items()}
-
-
-def _bytes(column: pa.Array | pa.ChunkedArray) -> bytes:
-    if not pa.types.is_string(column.type):
-        return column.to_numpy(zero_copy_only=False).tobytes()
-    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return b"".join(_text(part) for part in parts)
-
-
-def _text(strings: pa.StringArray) -> bytes:
-    """UTF-8, each string closed by a zero; null is None."""
-    closed = pc.binary_join_element_wise(pc.fill_null(strings, "None"), "", "\0")
-    start, end = closed.offset, closed.offset + len(closed)
-    _, offsets, data = closed.buffers()
-    bounds = np.frombuffer(offsets, np.int32)
-    return data[bounds[start] : bounds[end]].to_pybytes() if end > start else b""
+        hashes[name] = hashlib.sha256(
+            content(pq.read_table(folder / f"{name}.parquet", columns=[key])[key])
+        ).hexdigest()
+    return hashes
 
 
 @contextmanager
