@@ -118,7 +118,7 @@ def test_temporal_without_any_usable_event_says_so(tmp_path: Path) -> None:
 
 
 def test_temporal_without_a_time_before_the_cut_says_so(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="train, valid and test must each have events.*'train': 0"):
+    with pytest.raises(DataError, match=r"train, valid and test must each have events.*'train': 0"):
         run(tmp_path, [event(f"u{row}", "a", 7) for row in range(9)], data={"split": TEMPORAL})
 
 
