@@ -18,6 +18,7 @@ from tfrec.artifact import export as module
 from tfrec.artifact.export import CARD, export, versions
 from tfrec.artifact.recommender import Parts
 from tfrec.errors import ArtifactError, ServerError
+from tfrec.server.servable import Servable
 from tfrec.server.tensors import to_array
 
 
@@ -48,6 +49,19 @@ def nothing(path: Path) -> None:
 
 def contents(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+def test_some_signatures_answer_as_among_all(parts: Parts, published: Path, tmp_path: Path) -> None:
+    module.write_model(parts, tmp_path / "1", {}, only=["recommend"])
+    assert module.read_card(tmp_path / "1")["signatures"] == ["recommend"]
+    answers = []
+    for folder in (published, tmp_path / "1"):
+        servable = Servable(folder)
+        answers.append(servable.run("recommend", {"k": np.int32(4)}))
+        servable.close()
+    assert [*servable.signatures] == ["recommend"]
+    for name, values in answers[0].items():
+        np.testing.assert_array_equal(answers[1][name], values)
 
 
 def test_versions_count_up(parts: Parts, tmp_path: Path, quick: None) -> None:

@@ -109,6 +109,13 @@ def test_served_users_get_unseen_items_of_their_block(shop: Shop) -> None:
 # Doing it again
 
 
+@pytest.fixture
+def unverified(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No witnesses: for what the shop's own export has shown them already."""
+    monkeypatch.setattr(verification, "verify", lambda path, version: Report(path, version, {}, 1, ()))
+
+
+@pytest.mark.usefixtures("unverified")
 def test_a_second_train_only_exports_again(shop: Shop, capsys: pytest.CaptureFixture[str]) -> None:
     before = times(shop.run / "prepared") | times(shop.run / "features")
     assert cli.main(command(shop, "train")) == 0
@@ -217,14 +224,14 @@ def check(config: Config) -> None:
         assert report["test"]["recall@10"] > 0.9
 
 
+@pytest.mark.usefixtures("unverified")
 @pytest.mark.parametrize("name", VARIANTS)
-def test_it_learns_with_other_settings(shop: Shop, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "verify", lambda path, version: Report(path, version, {}, 1, ()))
+def test_it_learns_with_other_settings(shop: Shop, name: str) -> None:
     check(trained(shop, name, VARIANTS[name]))
 
 
-def test_two_users_and_few_items_are_enough(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verification, "verify", lambda path, version: Report(path, version, {}, 1, ()))
+@pytest.mark.usefixtures("unverified")
+def test_two_users_and_few_items_are_enough(shop: Shop) -> None:
     data = f"data={{source='tables', interactions='{shop.folder}/few.csv'}}"
     config = trained(shop, "few", (NO_TEXT, data, "features={}", "train.epochs=1"))
     assert served_blocks(config, ["fruit-user-1", "nobody"], 20)[0] >= {"tool", ""}

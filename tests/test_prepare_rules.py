@@ -117,6 +117,11 @@ def test_temporal_without_any_usable_event_says_so(tmp_path: Path) -> None:
         run(tmp_path, [event("u", "a", "soon")], data={"split": TEMPORAL})
 
 
+def test_temporal_without_a_time_before_the_cut_says_so(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"train, valid and test must each have events.*'train': 0"):
+        run(tmp_path, [event(f"u{row}", "a", 7) for row in range(9)], data={"split": TEMPORAL})
+
+
 def test_temporal_whose_train_is_all_rare_says_so(tmp_path: Path) -> None:
     rows = [event(f"u{time}", "a", time) for time in range(10)]
     with pytest.raises(DataError, match=r"some interactions must be left.*too rare"):

@@ -30,6 +30,7 @@ from tfrec.server.servable import Servable
 from tfrec.training.cascade import RequestScorer
 
 _AT_ONCE = 16
+_MEASURED = ("recommend", f"recommend{WITH}")
 
 
 def make_parts(run: Run, parts: Parts) -> Parts:
@@ -100,7 +101,8 @@ def measure(run: Run) -> dict[str, Any]:
     model = run.model()
     parts = make_parts(run, serving.plan_indexes(run, model, serving.make_parts(run, model))[0])
     with tempfile.TemporaryDirectory(dir=run.folder) as folder:
-        artifacts.write_model(parts, Path(folder) / "1", {})
+        # Every signature costs seconds to trace and to load; those that are not asked cannot change the answers.
+        artifacts.write_model(parts, Path(folder) / "1", {}, only=_MEASURED)
         servable = Servable(Path(folder) / "1")
         try:
             return _measured(run, servable)
@@ -119,7 +121,7 @@ def _measured(run: Run, servable: Servable) -> dict[str, Any]:
     place = {str(id_).encode(): index for index, id_ in enumerate(run.prepared.item_ids, start=1)}
     users = np.array([str(run.prepared.user_ids[user - 1]).encode() for user in holdout.users], object)
     found = []
-    for signature, options in (("recommend", {}), (f"recommend{WITH}", alone)):
+    for signature, options in zip(_MEASURED, ({}, alone), strict=True):
         answers = [
             servable.run(signature, {"user_id": users[low : low + _AT_ONCE], "k": np.int32(k), **options}, ["item_ids"])
             for low in range(0, len(users), _AT_ONCE)

@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +110,17 @@ def publish(folder: Path, write: Callable[[Path], None], version: int | None = N
     return target
 
 
-def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any]) -> None:
-    """Writes the SavedModel and its card into a folder that does not exist; publishes nothing."""
+def write_model(
+    parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any], only: Collection[str] | None = None
+) -> None:
+    """Writes the SavedModel and its card into a folder that does not exist; publishes nothing.
+
+    Args:
+        parts: what it is made of.
+        folder: parent exists.
+        card: what the artefact says about itself.
+        only: signatures to write; None = all.
+    """
     if isinstance(parts, RankerParts):
         module, signatures = ranker.build(parts)
         optional, index = {name: ranker.defaults(parts) for name in signatures}, {}
@@ -122,6 +131,9 @@ def write_model(parts: Parts | RankerParts, folder: Path, card: Mapping[str, Any
             plain = {name: defaults(name.removesuffix(options.WITH), parts) for name in signatures}
             optional = {name: plain[name] | options.defaults(name) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
+    if only is not None:
+        signatures = {name: signatures[name] for name in only}
+        optional = {name: optional[name] for name in only}
     tf.saved_model.save(module, str(folder), signatures=signatures)
     _add_defaults(folder / "saved_model.pb", optional)
     contents = {

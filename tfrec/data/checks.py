@@ -86,7 +86,9 @@ def first_of_pairs(events: ir.Table, store: Store, problems: Problems, within: t
     return first
 
 
-def frequent(events: ir.Table, least: dict[str, int], store: Store, train_only: bool = False) -> ir.Table:
+def frequent(
+    events: ir.Table, least: dict[str, int], store: Store, train_only: bool = False
+) -> tuple[ir.Table, dict[str, ir.Table]]:
     """Events of users and items that have enough of them, repeated until nothing changes (k-core).
 
     Counts are corrected by what a turn removes, so that a turn costs a scan and not a new count.
@@ -98,11 +100,12 @@ def frequent(events: ir.Table, least: dict[str, int], store: Store, train_only: 
         train_only: whether only train events count; events of all splits go.
 
     Returns:
-        An expression that is not evaluated.
+        The events, an expression that is not evaluated, and by key what is left of it: user or item, and _n, the
+        number of events that count.
     """
-    least = {key: number for key, number in least.items() if number > 1}
     weight = (events.split == TRAIN if train_only else ibis.literal(True)).cast("int64")
     weighted = events.select("user", "item", _n=weight)
+    least, keys = {key: number for key, number in least.items() if number > 1}, tuple(least)
     left = {key: store(f"{key}_counts", _sums(weighted, key)) for key in least}
     gone: dict[str, ir.Table] = {}
     for turn in range(rows_in(events) + 1):
@@ -113,7 +116,7 @@ def frequent(events: ir.Table, least: dict[str, int], store: Store, train_only: 
         going = store(f"going_{turn}", _with_any(_alive(weighted, gone), rare))
         left = {key: store(f"{key}_counts_{turn}", _less(table, going, rare[key], key)) for key, table in left.items()}
         gone = {key: table.union(gone[key]) if key in gone else table for key, table in rare.items()}
-    return _alive(events, gone)
+    return _alive(events, gone), {key: left.get(key, _sums(_alive(weighted, gone), key)) for key in keys}
 
 
 def _sums(weighted: ir.Table, key: str) -> ir.Table:

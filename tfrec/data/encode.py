@@ -22,16 +22,17 @@ class Encoded:
     """Events as integers, and the vocabularies that say what they mean.
 
     Args:
-        events: user and item (int32), split (int8), _order, optionally _time and value, context columns.
-        users: user_id, index (int32, from 1) and count (int64, train events).
-        items: item_id, index and count.
-        rows: interactions received.
+        events: user and item (int32 codes), _order, optionally _time and value, context columns; split (int8) unless
+            it is one of ``splits.BY_USER``. User 0 is not in the vocabulary. Perhaps not evaluated.
+        users: user_id, user (the code) and index (int32, from 1), which grow together.
+        items: item_id, item (the code) and index.
+        received: number of interactions.
     """
 
     events: ir.Table
     users: ir.Table
     items: ir.Table
-    rows: int
+    received: int
 
 
 def encode(
@@ -67,20 +68,15 @@ def encode(
         checks.count(problems, "interactions with items that the items table lacks", unknown)
     if not columnar:
         store.drop(received)
-    _need_some(events, problems)
-    events = _divided(config, events, store, problems)
-    _need_some(events, problems)
-    least = 1 if config.data.split.kind == "temporal" else 0
-    users = store("users", _vocabulary(events, user_codes, "user", least))
-    known = _catalogue(events, item_codes) if catalogue is not None else _vocabulary(events, item_codes, "item", least)
-    items = store("items", known)
-    indexed = store("indexed", _indexed(events, users, items))
-    late = checks.rows_in(events) - checks.rows_in(indexed)
-    store.drop(events)
-    checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
-    strangers = checks.rows_in(indexed.filter((indexed.user == 0) & (indexed.split != splits.TRAIN)))
-    checks.count(problems, "valid and test interactions of users that train lacks", strangers)
-    return Encoded(indexed, users, items, size)
+    _need_some(checks.rows_in(events), problems)
+    events, counts = _divided(config, events, store, problems)
+    users = store("users", _vocabulary(counts["user"], user_codes, "user"))
+    items = item_codes.mutate(index=item_codes.item)
+    if catalogue is None:
+        items = store("items", _vocabulary(counts["item"], item_codes, "item"))
+    if config.data.split.kind == "temporal":
+        events = _known(events, users, items, store, problems)
+    return Encoded(events, users, items, size)
 
 
 def context_columns(table: ir.Table, features: tuple[Feature, ...]) -> dict[str, ir.Column]:
@@ -125,59 +121,55 @@ def _coded(rows: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
     return rows.inner_join(users, "user_id").inner_join(items, "item_id").drop("user_id", "item_id")
 
 
-def _need_some(events: ir.Table, problems: Problems) -> None:
-    if not checks.rows_in(events):
+def _need_some(rows: int, problems: Problems) -> None:
+    if not rows:
         raise DataError("some interactions must be left after cleaning", problems)
 
 
-def _divided(config: Config, events: ir.Table, store: Store, problems: Problems) -> ir.Table:
-    """Events without repeats and rare ones, with their split; its kind says what comes first."""
-    data, evaluate = config.data, config.evaluate
-    kind, least = data.split.kind, {"user": data.min_user_interactions, "item": data.min_item_interactions}
+def _divided(
+    config: Config, events: ir.Table, store: Store, problems: Problems
+) -> tuple[ir.Table, dict[str, ir.Table]]:
+    """Events without repeats and rare ones, with their split unless it is by user; and what ``frequent`` counts."""
+    data, kind = config.data, config.data.split.kind
 
-    def kept(name: str, before: ir.Table, after: ir.Table) -> ir.Table:
-        table = store(name, after)
-        rare = checks.rows_in(before) - checks.rows_in(table)
-        checks.count(problems, "interactions of too rare users or items", rare)
-        store.drop(before)
+    def divided(events: ir.Table) -> ir.Table:
+        table = store("divided", splits.by_row(events, data.split, config.run.seed))
+        store.drop(events)
         return table
 
-    def divide(events: ir.Table) -> ir.Table:
-        return splits.assign(events, data.split, evaluate.holdout, config.run.seed)
-
+    if kind == "leave_last_out" and config.evaluate.holdout == "basket":
+        splits.need_time(events, 'holdout "basket"')
     if kind == "given":
-        events = kept("given", events, divide(events))
-    if evaluate.repeats == "mask":
+        events = divided(events)
+    if config.evaluate.repeats == "mask":
         # A target is never masked, so a given part keeps what another part has too.
         within = ("split",) if kind == "given" else ()
         events = checks.first_of_pairs(events, store, problems, within)
     if kind == "temporal":  # a count that reads beyond the cut would know the future
-        events = kept("divided", events, divide(events))
-        return kept("frequent", events, checks.frequent(events, least, store, train_only=True))
-    frequent = checks.frequent(events, least, store)
-    return kept("divided", events, frequent if kind == "given" else divide(frequent))
+        events = divided(events)
+    least = {"user": data.min_user_interactions, "item": data.min_item_interactions}
+    frequent, counts = checks.frequent(events, least, store, train_only=kind == "temporal")
+    left = checks.rows_in(frequent)
+    checks.count(problems, "interactions of too rare users or items", checks.rows_in(events) - left)
+    _need_some(left, problems)
+    if kind == "random":
+        frequent = splits.by_row(frequent, data.split, config.run.seed)
+    return frequent, counts
 
 
-def _vocabulary(events: ir.Table, codes: ir.Table, key: str, least: int) -> ir.Table:
-    """Renumbers, without gaps, the ids that events have, of those with so many train events."""
-    counts = _train_counts(events, key)
-    kept = codes.inner_join(counts.filter(counts.count_ >= least), key)
-    index = (ibis.row_number().over(order_by=kept[key]) + 1).cast("int32")
-    return kept.select(f"{key}_id", key, index=index, count=kept.count_)
+def _vocabulary(counts: ir.Table, codes: ir.Table, key: str) -> ir.Table:
+    """Renumbers, without gaps, the ids that have events that count."""
+    kept = codes.semi_join(counts.filter(counts._n > 0), key)
+    return kept.mutate(index=(ibis.row_number().over(order_by=kept[key]) + 1).cast("int32"))
 
 
-def _catalogue(events: ir.Table, codes: ir.Table) -> ir.Table:
-    joined = codes.left_join(_train_counts(events, "item"), "item")
-    return joined.select("item_id", "item", index=joined.item, count=ibis.coalesce(joined.count_, 0))
-
-
-def _train_counts(events: ir.Table, key: str) -> ir.Table:
-    return events.group_by(key).aggregate(count_=(events.split == splits.TRAIN).sum().cast("int64"))
-
-
-def _indexed(events: ir.Table, users: ir.Table, items: ir.Table) -> ir.Table:
-    """Codes to indices: users out of the vocabulary become 0, items out of it are dropped."""
-    events = events.left_join(users.select("user", _user="index"), "user")
-    events = events.inner_join(items.select("item", _item="index"), "item")
-    indices = {"user": ibis.coalesce(events._user, 0).cast("int32"), "item": events._item}
-    return events.mutate(**indices).drop("_user", "_item", *(n for n in events.columns if n.endswith("_right")))
+def _known(events: ir.Table, users: ir.Table, items: ir.Table, store: Store, problems: Problems) -> ir.Table:
+    """Events after the cut: users out of the vocabulary become 0, items out of it are dropped."""
+    joined = events.semi_join(items, "item").left_join(users.select("user", "index"), "user")
+    user = ibis.ifelse(joined.index.isnull(), 0, joined.user).cast("int32")
+    known = store("known", joined.mutate(user=user).select(events.columns))
+    late = checks.rows_in(events) - checks.rows_in(known)
+    checks.count(problems, "valid and test interactions with items that are not in train or an items table", late)
+    strangers = checks.rows_in(known.filter(known.user == 0))
+    checks.count(problems, "valid and test interactions of users that train lacks", strangers)
+    return known

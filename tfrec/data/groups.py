@@ -29,18 +29,29 @@ def write(path: Path, schema: pa.Schema, batches: Iterable[pa.RecordBatch], size
         batches: of that schema.
         size: most events of a row group, unless one user has more.
     """
+    write_parts(path, schema, whole_users(schema, batches, size))
+
+
+def whole_users(schema: pa.Schema, batches: Iterable[pa.RecordBatch], size: int = GROUP) -> Iterator[pa.Table]:
+    """Cuts a stream of events into tables that do not divide a user; arguments are those of :func:`write`."""
+    waiting = schema.empty_table()
+    for batch in batches:
+        waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
+        while len(waiting) > size and (end := _last_whole_user(waiting["user"].to_numpy(), size)):
+            yield waiting.slice(0, end)
+            waiting = waiting.slice(end)
+    if len(waiting):
+        yield waiting
+
+
+def write_parts(path: Path, schema: pa.Schema, parts: Iterable[pa.Table]) -> None:
+    """Writes each table, of that schema, as one row group."""
     dictionaries = [field.name for field in schema if field.name in ("user", "split") or pa.types.is_string(field.type)]
     with pq.ParquetWriter(
         path, schema, compression="zstd", use_dictionary=dictionaries, write_page_checksum=True
     ) as writer:
-        waiting = schema.empty_table()
-        for batch in batches:
-            waiting = pa.concat_tables([waiting, pa.Table.from_batches([batch]).cast(schema)])
-            while len(waiting) > size and (end := _last_whole_user(waiting["user"].to_numpy(), size)):
-                writer.write_table(waiting.slice(0, end), row_group_size=end)
-                waiting = waiting.slice(end)
-        if len(waiting):
-            writer.write_table(waiting, row_group_size=len(waiting))
+        for part in parts:
+            writer.write_table(part, row_group_size=len(part))
 
 
 def _last_whole_user(user: np.ndarray, size: int) -> int:

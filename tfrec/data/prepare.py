@@ -17,14 +17,13 @@ from typing import Any
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tfrec.config import Config
-from tfrec.data import files, groups, side, splits, stores
+from tfrec.data import events, files, groups, side, splits, stores
 from tfrec.data.checks import Problems, Store
-from tfrec.data.encode import EVENT_COLUMNS, Encoded, encode
-from tfrec.data.files import ORDER, TIME
+from tfrec.data.content import content
+from tfrec.data.encode import Encoded, encode
 from tfrec.data.sources import Tables, open_source
 from tfrec.errors import DataError
 
@@ -168,48 +167,43 @@ def _write(config: Config, tables: Tables, store: Store, folder: Path) -> dict[s
     people = side.open_side(tables.users, user_side, problems)
     catalogue = None if catalogue is None else store("catalogue", catalogue)
     encoded = encode(config, tables.interactions, catalogue, store, problems, tables.columnar)
-    counts = _counts(encoded)
-    columns = _write_events(encoded.events, store, folder / "events.parquet")
-    for vocabulary, table, one in ((encoded.items, catalogue, item_side), (encoded.users, people, user_side)):
+    tally = events.write(encoded, config, store, folder / "events.parquet")
+    counts = _counts(encoded, tally)
+    sides = ((encoded.items, tally.items, catalogue, item_side), (encoded.users, tally.users, people, user_side))
+    for vocabulary, numbers, table, one in sides:
         rows = side.indexed(vocabulary, table, one, problems)
-        _write_rows(rows, store, folder / f"{one.what}.parquet")
+        _write_rows(rows, numbers, store, folder / f"{one.what}.parquet")
     return {
         **counts,
         **_sizes(folder),
-        "columns": columns,
+        "columns": tally.columns,
         "problems": problems,
         "notes": list(tables.notes),
-        "hashes": _hashes(folder, columns),
+        "hashes": _hashes(folder, tally),
     }
 
 
-def _counts(encoded: Encoded) -> dict[str, Any]:
+def _counts(encoded: Encoded, tally: events.Tally) -> dict[str, Any]:
     """Interactions received and events kept by split, none of which may be empty."""
-    sizes = encoded.events.group_by("split").aggregate(n=encoded.events.count()).to_pyarrow().to_pylist()
-    by_split = {row["split"]: row["n"] for row in sizes}
-    counts = {name: by_split.get(number, 0) for number, name in enumerate(splits.NAMES)}
+    total = int(tally.splits.sum())
+    counts = dict(zip(splits.NAMES, tally.splits.tolist(), strict=True))
     if not all(counts.values()):
         advice = "Choose another data.split, or bring more interactions per user"
         raise DataError("train, valid and test must each have events", counts, advice)
-    return {"interactions": encoded.rows, "events": sum(counts.values()), "splits": counts}
+    return {"interactions": encoded.received, "events": total, "splits": counts}
 
 
-def _write_events(events: ir.Table, store: Store, path: Path) -> list[str]:
-    if TIME in events.columns:
-        events = events.mutate(timestamp=(events[TIME] // 1_000_000).cast("int64"))
-    events = events.mutate(split=events.split.cast("int8"))  # Spark's is wider
-    named = [name for name in EVENT_COLUMNS if name in events.columns]
-    columns = named + [name for name in events.columns if name not in (*named, ORDER, TIME)]
-    rows = events.order_by("user", *splits.ordering(events)).select(columns)
-    groups.write(path, rows.schema().to_pyarrow(), store.batches(rows))
-    return columns
-
-
-def _write_rows(rows: ir.Table, store: Store, path: Path) -> None:
-    schema = rows.schema().to_pyarrow()
+def _write_rows(rows: ir.Table, counts: np.ndarray, store: Store, path: Path) -> None:
+    """Writes a vocabulary's rows, ids first, then the train events of each."""
+    fields = list(rows.schema().to_pyarrow())
+    schema = pa.schema([fields[0], pa.field("count", pa.int64()), *fields[1:]])
+    start = 0
     with pq.ParquetWriter(path, schema, compression="zstd", write_page_checksum=True) as writer:
         for batch in store.batches(rows):
-            writer.write_batch(batch)
+            key, *columns = batch.columns
+            count = pa.array(counts[start : start + len(batch)])
+            writer.write_batch(pa.record_batch([key, count, *columns], schema=schema))
+            start += len(batch)
 
 
 def _sizes(folder: Path) -> dict[str, int]:
@@ -235,31 +229,14 @@ def _files(config: Config) -> list[list[Any]]:
     return [[path, status.st_size, status.st_mtime_ns] for path in paths for status in [os.stat(path)]]
 
 
-def _hashes(folder: Path, columns: list[str]) -> dict[str, str]:
+def _hashes(folder: Path, tally: events.Tally) -> dict[str, str]:
     """sha256 of the contents, which unlike the files do not depend on the writer's version."""
-    hashes = {"events": hashlib.sha256()}
-    for name in columns:
-        for batch in pq.ParquetFile(folder / "events.parquet").iter_batches(columns=[name]):
-            hashes["events"].update(_bytes(batch.column(0)))
+    hashes = {"events": tally.hash()}
     for name, key in (("users", "user_id"), ("items", "item_id")):
-        hashes[name] = hashlib.sha256(_bytes(pq.read_table(folder / f"{name}.parquet", columns=[key])[key]))
-    return {name: value.hexdigest() for name, value in hashes.items()}
-
-
-def _bytes(column: pa.Array | pa.ChunkedArray) -> bytes:
-    if not pa.types.is_string(column.type):
-        return column.to_numpy(zero_copy_only=False).tobytes()
-    parts = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
-    return b"".join(_text(part) for part in parts)
-
-
-def _text(strings: pa.StringArray) -> bytes:
-    """UTF-8, each string closed by a zero; null is None."""
-    closed = pc.binary_join_element_wise(pc.fill_null(strings, "None"), "", "\0")
-    start, end = closed.offset, closed.offset + len(closed)
-    _, offsets, data = closed.buffers()
-    bounds = np.frombuffer(offsets, np.int32)
-    return data[bounds[start] : bounds[end]].to_pybytes() if end > start else b""
+        hashes[name] = hashlib.sha256(
+            content(pq.read_table(folder / f"{name}.parquet", columns=[key])[key])
+        ).hexdigest()
+    return hashes
 
 
 @contextmanager

@@ -81,15 +81,15 @@ def every_row(rows: ir.Table, side: Side, problems: Problems) -> ir.Table:
 
 
 def indexed(vocabulary: ir.Table, table: ir.Table | None, side: Side, problems: Problems) -> ir.Table:
-    """One row per index, from 1: id, number of train events, and the side table's columns.
+    """One row per index, from 1: id and the side table's columns.
 
     Args:
-        vocabulary: id, index and count.
+        vocabulary: id and index.
         table: what ``open_side`` gave.
         side: which one.
         problems: ids that the table lacks are counted here.
     """
-    rows = vocabulary.select(side.id, "index", "count")
+    rows = vocabulary.select(side.id, "index")
     if table is None:
         return rows.order_by("index").drop("index")
     missing = checks.rows_in(rows.anti_join(table, side.id))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
 
 from tfrec.config import Split
 from tfrec.data.files import ORDER, TIME
@@ -14,6 +15,7 @@ from tfrec.errors import DataError
 
 NAMES = ("train", "valid", "test")
 TRAIN, VALID, TEST = range(3)
+BY_USER = ("leave_last_out", "per_user")
 
 
 def ordering(events: ir.Table) -> list[ir.Column]:
@@ -21,13 +23,12 @@ def ordering(events: ir.Table) -> list[ir.Column]:
     return [events[name] for name in (TIME, ORDER) if name in events.columns]
 
 
-def assign(events: ir.Table, split: Split, holdout: str, seed: int) -> ir.Table:
-    """Adds (or replaces) the int8 column ``split``.
+def by_row(events: ir.Table, split: Split, seed: int) -> ir.Table:
+    """Adds (or replaces) the int8 column ``split``, of a kind that needs no other events of the user.
 
     Args:
-        events: user (int32), _order, optionally _time, and for ``given`` the string column split.
-        split: the kind and the shares.
-        holdout: "item" or "basket": what leave_last_out holds out; a basket is a user's events of one time.
+        events: _order, optionally _time, and for ``given`` the string column split.
+        split: the kind (given, temporal or random) and the shares.
         seed: of the random split.
 
     Raises:
@@ -35,14 +36,29 @@ def assign(events: ir.Table, split: Split, holdout: str, seed: int) -> ir.Table:
     """
     if split.kind == "given":
         return _given(events)
-    events = events.drop("split") if "split" in events.columns else events
-    if split.kind == "temporal":
-        return _temporal(events, split)
-    if split.kind == "random":
-        return _random(events, split, seed)
+    return _temporal(events, split) if split.kind == "temporal" else _random(events, split, seed)
+
+
+def by_user(user: np.ndarray, time: np.ndarray | None, split: Split, holdout: str) -> np.ndarray:
+    """Splits whole users' events by their places among the user's own.
+
+    Args:
+        user: int [N], sorted; a user's events from old to new.
+        time: int [N], for baskets.
+        split: leave_last_out, or per_user and its shares.
+        holdout: "item" or "basket": what leave_last_out holds out; a basket is a user's events of one time.
+
+    Returns:
+        int8 [N].
+    """
     if split.kind == "per_user":
-        return _per_user(events, split)
-    return _last_basket_out(events) if holdout == "basket" else _last_item_out(events)
+        return _by_share(*_ages(user, np.arange(len(user))), split)
+    if holdout == "item":
+        return _last_out(*_ages(user, np.arange(len(user))))
+    if time is None:
+        raise DataError('holdout "basket" needs times', time)
+    new = (np.diff(user, prepend=-1) != 0) | (np.diff(time, prepend=0) != 0)
+    return _last_out(*_ages(user, np.cumsum(new)))
 
 
 def _given(events: ir.Table) -> ir.Table:
@@ -55,43 +71,29 @@ def _given(events: ir.Table) -> ir.Table:
     return events.mutate(split=text.cases(*zip(NAMES, range(3), strict=True), else_=None).cast("int8"))
 
 
-def _last_item_out(events: ir.Table) -> ir.Table:
-    newest_first = [column.desc() for column in ordering(events)]
-    age = ibis.row_number().over(group_by=events.user, order_by=newest_first)
-    # In the same order, though a count needs none: a second order is a second sort.
-    ages = events.count().over(group_by=events.user, order_by=newest_first, rows=(None, None))
-    return _from_age(events.mutate(_age=age, _ages=ages))
+def _ages(user: np.ndarray, unit: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each event, how many units of its user are newer, and how many there are; units count up in order."""
+    first = np.flatnonzero(np.diff(user, prepend=-1))
+    sizes = np.diff(first, append=len(user))
+    newest, oldest = (np.repeat(unit[ends], sizes) for ends in (first + sizes - 1, first))
+    return newest - unit, newest - oldest + 1
 
 
-def _last_basket_out(events: ir.Table) -> ir.Table:
-    _need_time(events, 'holdout "basket"')
-    age = ibis.dense_rank().over(group_by=events.user, order_by=events[TIME].desc())
-    events = events.mutate(_age=age)
-    return _from_age(events.mutate(_ages=events._age.max().over(group_by=events.user) + 1))
-
-
-def _from_age(events: ir.Table) -> ir.Table:
+def _last_out(age: np.ndarray, own: np.ndarray) -> np.ndarray:
     """The newest (age 0) is test, the one before valid, unless the user has fewer than three."""
-    held_out = ibis.cases((events._age == 0, TEST), (events._age == 1, VALID), else_=TRAIN)
-    split = ibis.ifelse(events._ages < 3, TRAIN, held_out)
-    return events.mutate(split=split.cast("int8")).drop("_age", "_ages")
+    return np.where((own < 3) | (age > 1), TRAIN, TEST - age).astype(np.int8)
 
 
-def _per_user(events: ir.Table, split: Split) -> ir.Table:
+def _by_share(age: np.ndarray, own: np.ndarray, split: Split) -> np.ndarray:
     """The newest floor(share · events) events of each user are test, those before them valid."""
-    newest_first = [column.desc() for column in ordering(events)]
-    own = events.count().over(group_by=events.user)
-    age = ibis.row_number().over(group_by=events.user, order_by=newest_first)
     # A share such as 0.1 is a little above or below its decimal: 0.1 · 30 must give 3.
-    test, valid = ((own * share + 1e-9).floor().cast("int64") for share in (split.test, split.valid))
-    events = events.mutate(_age=age, _test=test, _held=test + valid)
-    part = ibis.cases((events._age < events._test, TEST), (events._age < events._held, VALID), else_=TRAIN)
-    return events.mutate(split=part.cast("int8")).drop("_age", "_test", "_held")
+    test, valid = (np.floor(own * share + 1e-9).astype(np.int64) for share in (split.test, split.valid))
+    return np.select([age < test, age < test + valid], [TEST, VALID], TRAIN).astype(np.int8)
 
 
 def _temporal(events: ir.Table, split: Split) -> ir.Table:
     """Cuts at quantiles of the rows' times; rows of one time stay on one side."""
-    _need_time(events, 'split "temporal"')
+    need_time(events, 'split "temporal"')
     shares = {"valid": 1 - split.valid - split.test, "test": 1 - split.test}
     cuts = events.aggregate(**{name: events[TIME].quantile(share) for name, share in shares.items()})
     cut = cuts.to_pyarrow().to_pylist()[0]
@@ -111,6 +113,7 @@ def _hex(share: float) -> str:
     return f"{int(share * 16**8):08x}"
 
 
-def _need_time(events: ir.Table, what: str) -> None:
+def need_time(events: ir.Table, what: str) -> None:
+    """Raises a DataError that says what needs the missing times."""
     if TIME not in events.columns:
         raise DataError(f"{what} needs a column timestamp in the interactions", events.columns)
