@@ -194,7 +194,7 @@ class Cascade(Section):
         Raises:
             ValueError: a setting of the ranker is for one that stands alone.
         """
-        alone = {"members": 1, "negatives": 0, "position": None, "history_event": None, "history_age": False}
+        alone = {"negatives": 0, "position": None, "history_event": None, "history_age": False}
         alone |= {"half_life_days": None}
         wrong = [name for name, absent in alone.items() if getattr(ranker, name) != absent]
         if wrong:

@@ -189,9 +189,8 @@ def build(config: Config, tables: RankingTables, prior: float) -> Ranker:
     """
     model = filled_ranker(config, config.cascade.kind, tables)
     model.prior.assign(prior)
-    if model.head is not None:
-        for layer in model.head.towers.last:
-            layer.kernel.assign(tf.zeros(layer.kernel.shape))
+    for layer in (layer for _, head in model.members if head is not None for layer in head.towers.last):
+        layer.kernel.assign(tf.zeros(layer.kernel.shape))
     return model
 
 
@@ -205,12 +204,11 @@ def objective(model: Ranker) -> Objective:
         logits = model(inputs, training=True)
         total = tf.zeros(tf.shape(there)[:1])
         for i, task in enumerate(tasks):
-            own, labels = logits[task.name], batch["label"][..., i]
+            labels = tf.where(there, batch["label"][..., i], 0.0 if task.loss in COMPARING else float("nan"))
+            members = model.of_members(logits[task.name])
             if task.loss in COMPARING:
-                own = tf.where(there, own, _NEVER)
-            else:
-                labels = tf.where(there, labels, float("nan"))
-            total += task.weight * task_loss(task, own, labels)
+                members = [tf.where(there, own, _NEVER) for own in members]
+            total += task.weight * tf.add_n([task_loss(task, own, labels) for own in members]) / len(members)
         return tf.reduce_sum(total), tf.cast(tf.size(total), tf.float32)
 
     return requests_loss
