@@ -318,6 +318,10 @@ class Config(Section):
     def _cascade_fits(self) -> Config:
         self.cascade.check(self.ranker)
         self.ranker.check(self.cascade.kind, "cascade")
+        if self.cascade.positions > 1 and self.data.split.kind not in ("given", "leave_last_out"):
+            raise ValueError(
+                'cascade.positions = 2 holds out what is last: data.split.kind "given" or "leave_last_out"'
+            )
         if context := self.features.schema_.side("context"):
             raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")
         return self._fields_are_known(self.cascade.kind)

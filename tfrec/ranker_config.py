@@ -177,6 +177,13 @@ class Cascade(Section):
     pairs: tuple[Literal["words", "follows"], ...] = Field(
         default=(), description="how candidates are compared with the history, beside vectors"
     )
+    positions: int = Field(
+        default=1,
+        ge=1,
+        le=2,
+        description="held-out positions that the ranker learns from: valid, and the one before it behind a retrieval "
+        "trained without it",
+    )
     folds: int = Field(
         default=4, ge=2, le=20, description="of validation users: each is judged by a ranker of the rest"
     )

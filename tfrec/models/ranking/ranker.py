@@ -128,8 +128,8 @@ class Ranker(keras.Model):
                         last.kernel.assign(ops.zeros_like(last.kernel))
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
-        """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
-        out = {**inputs, **self.user_table(inputs["user"]), **self.item_table(inputs["item"])}
+        """Adds the stored features of users, candidates and history to the inputs, which win; item [B, N]."""
+        out = {**self.user_table(inputs["user"]), **self.item_table(inputs["item"]), **inputs}
         if self.sizes.length:
             out["history_item"] = inputs["history"]
             columns = self.item_table(inputs["history"])
