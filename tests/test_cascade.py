@@ -20,9 +20,11 @@ from conftest import Shop
 from tfrec import cascade, cascade_serving, cli
 from tfrec.artifact import export
 from tfrec.config import load, validate
+from tfrec.earlier import earlier
 from tfrec.errors import ConfigError, TrainingError
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
+from tfrec.training import cascade as training
 from tfrec.training.cascade import (
     Requests,
     RequestScorer,
@@ -38,6 +40,7 @@ RANKER = [
     "cascade.candidates=12",
     "cascade.epochs=1",
     "cascade.folds=2",
+    "cascade.positions=2",
     "cascade.kind=wide_deep",
     "ranker.members=2",
     "ranker.hidden=[8]",
@@ -78,6 +81,15 @@ def test_training_ends_with_a_verified_export(cascaded: Shop) -> None:
     card = export.read_card(cascaded.exports / "1")
     assert {"recommend", "search", "rank", "similar"} <= {*card["signatures"]}
     assert "cascade: " in cascaded.err and "against_retrieval: ndcg@10" in cascaded.out
+
+
+def test_the_earlier_position_is_learned_from_without_what_came_after(cascaded: Shop, run: Run) -> None:
+    assert {"earlier.keras", "earlier.blend.npz"} <= {path.name for path in (cascaded.run / "models").iterdir()}
+    assert (cascaded.run / "checkpoints" / "earlier" / "select").exists()
+    past = earlier(run)
+    assert run.blend("earlier").weight_of == run.blend("selected").weight_of
+    asked = cascade.Retriever(past, "earlier").holdout()
+    assert (asked.targets[0] > 0).all() and len(asked) == len(cascade.holdout_of(run, 1))
 
 
 def test_metrics_say_what_each_stage_loses_and_wins(cascaded: Shop) -> None:
@@ -239,6 +251,25 @@ def test_members_start_as_retrieval_and_learn_from_their_own_losses(run: Run) ->
     total, weight = objective(model)(batch)
     chances = np.exp(logits[:, 1]) / np.exp(logits).sum(axis=1)  # of the second candidate, which is taken
     assert float(total) == pytest.approx(-np.log(chances).mean(axis=-1).sum(), rel=1e-4) and float(weight) == 5
+
+
+def test_earlier_positions_teach_and_no_user_is_judged_by_a_ranker_that_saw_one_of_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, one = [], training.RequestBatches
+
+    def batches(requests: Requests, batch: int, seed: int) -> Any:
+        seen.append(requests.columns["user"])
+        return one(requests, batch, seed)
+
+    monkeypatch.setattr(training, "RequestBatches", batches)
+    tables = cascade.tables_of(run, "selected", ["retrieval"])
+    valid, before = requests_of(40), requests_of(30)
+    fitted = fit(run.config, valid, tables, tmp_path, earlier=[before])
+    assert fitted.scores.shape == (40, 2, 1)
+    first, second, everybody = seen[:2], seen[1], seen[-1]
+    assert len(everybody) == 70 and sum(map(len, first)) == 70  # two folds
+    assert not np.isin(seen[0], second).any()
 
 
 def test_a_ranker_without_a_held_out_candidate_is_refused(run: Run, tmp_path: Path) -> None:
