@@ -316,12 +316,8 @@ class Config(Section):
         return self._fields_are_known(kind)
 
     def _cascade_fits(self) -> Config:
-        self.cascade.check(self.ranker)
+        self.cascade.check(self.ranker, self.data.split.kind)
         self.ranker.check(self.cascade.kind, "cascade")
-        if self.cascade.positions > 1 and self.data.split.kind not in ("given", "leave_last_out"):
-            raise ValueError(
-                'cascade.positions = 2 holds out what is last: data.split.kind "given" or "leave_last_out"'
-            )
         if context := self.features.schema_.side("context"):
             raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")
         return self._fields_are_known(self.cascade.kind)

@@ -29,9 +29,7 @@ def earlier(run: Run) -> Run:
     """
     if not run.prepared.fits:
         raise ConfigError(
-            "cascade.positions = 2 reads all events in memory",
-            f"train.memory = {run.config.train.memory:g}",
-            "Raise it",
+            "cascade.positions = 2 reads all events: train.memory must hold them", run.config.train.memory, "Raise it"
         )
     past = run.with_config(run.config)
     past.folder, past.prepared = run.folder, replace(run.prepared)
