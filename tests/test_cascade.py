@@ -14,21 +14,35 @@ from typing import Any
 import numpy as np
 import pytest
 import tables
+import tensorflow as tf
 from conftest import Shop
 
 from tfrec import cascade, cascade_serving, cli
 from tfrec.artifact import export
 from tfrec.config import load, validate
+from tfrec.earlier import earlier
 from tfrec.errors import ConfigError, TrainingError
 from tfrec.runs import Run
 from tfrec.server.servable import Servable
-from tfrec.training.cascade import Requests, RequestScorer, choose_weights, fit, likeliest_prior, ndcg
+from tfrec.training import cascade as training
+from tfrec.training.cascade import (
+    Requests,
+    RequestScorer,
+    build,
+    choose_weights,
+    fit,
+    likeliest_prior,
+    ndcg,
+    objective,
+)
 
 RANKER = [
     "cascade.candidates=12",
     "cascade.epochs=1",
     "cascade.folds=2",
-    "cascade.kind=logistic",
+    "cascade.positions=2",
+    "cascade.kind=wide_deep",
+    "ranker.members=2",
     "ranker.hidden=[8]",
     "ranker.embedding=4",
     "ranker.user_id=false",
@@ -67,6 +81,15 @@ def test_training_ends_with_a_verified_export(cascaded: Shop) -> None:
     card = export.read_card(cascaded.exports / "1")
     assert {"recommend", "search", "rank", "similar"} <= {*card["signatures"]}
     assert "cascade: " in cascaded.err and "against_retrieval: ndcg@10" in cascaded.out
+
+
+def test_the_earlier_position_is_learned_from_without_what_came_after(cascaded: Shop, run: Run) -> None:
+    assert {"earlier.keras", "earlier.blend.npz"} <= {path.name for path in (cascaded.run / "models").iterdir()}
+    assert (cascaded.run / "checkpoints" / "earlier" / "select").exists()
+    past = earlier(run)
+    assert run.blend("earlier").weight_of == run.blend("selected").weight_of
+    asked = cascade.Retriever(past, "earlier").holdout()
+    assert (asked.targets[0] > 0).all() and len(asked) == len(cascade.holdout_of(run, 1))
 
 
 def test_metrics_say_what_each_stage_loses_and_wins(cascaded: Shop) -> None:
@@ -208,6 +231,45 @@ def test_the_ranker_learns_what_retrieval_gets_wrong(run: Run, tmp_path: Path) -
     fitted = fit(config, requests_of(120), tables, tmp_path)
     assert fitted.weights["like"] == 1
     assert ndcg(requests_of(4), RequestScorer(fitted.model).score(requests_of(4))[..., 0], 10).mean() == 1
+
+
+def test_members_start_as_retrieval_and_learn_from_their_own_losses(run: Run) -> None:
+    settings = run.config.ranker.model_copy(update={"members": 3, "dropout": 0.0})
+    config = run.config.model_copy(
+        update={"ranker": settings, "cascade": run.config.cascade.model_copy(update={"kind": "wide_deep"})}
+    )
+    model = build(config, cascade.tables_of(run, "selected", ["retrieval"]), 2.0)
+    requests = requests_of(5)
+    np.testing.assert_allclose(RequestScorer(model).score(requests)[..., 0], 2 * requests.retrieval, atol=1e-6)
+    for _, head in model.members:
+        for layer in head.towers.last:
+            layer.kernel.assign(np.random.default_rng(len(layer.name)).normal(size=layer.kernel.shape))
+    logits = model(requests.columns)["like"].numpy()  # [B, C, M]
+    assert not np.allclose(logits[..., 0], logits[..., 1])
+    np.testing.assert_allclose(RequestScorer(model).score(requests)[..., 0], logits.mean(axis=-1), rtol=1e-5)
+    batch = {name: tf.constant(x) for name, x in {**requests.columns, "label": requests.labels}.items()}
+    total, weight = objective(model)(batch)
+    chances = np.exp(logits[:, 1]) / np.exp(logits).sum(axis=1)  # of the second candidate, which is taken
+    assert float(total) == pytest.approx(-np.log(chances).mean(axis=-1).sum(), rel=1e-4) and float(weight) == 5
+
+
+def test_earlier_positions_teach_and_no_user_is_judged_by_a_ranker_that_saw_one_of_them(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, one = [], training.RequestBatches
+
+    def batches(requests: Requests, batch: int, seed: int) -> Any:
+        seen.append(requests.columns["user"])
+        return one(requests, batch, seed)
+
+    monkeypatch.setattr(training, "RequestBatches", batches)
+    tables = cascade.tables_of(run, "selected", ["retrieval"])
+    valid, before = requests_of(40), requests_of(30)
+    fitted = fit(run.config, valid, tables, tmp_path, earlier=[before])
+    assert fitted.scores.shape == (40, 2, 1)
+    first, second, everybody = seen[:2], seen[1], seen[-1]
+    assert len(everybody) == 70 and sum(map(len, first)) == 70  # two folds
+    assert not np.isin(seen[0], second).any()
 
 
 def test_a_ranker_without_a_held_out_candidate_is_refused(run: Run, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 from tfrec import serving
 from tfrec.data import offers
+from tfrec.earlier import EARLIER, earlier
 from tfrec.evaluation import bootstrap, ragged
 from tfrec.evaluation.holdouts import last_items, make_holdout
 from tfrec.evaluation.ranks import Holdout, Scorer
@@ -22,7 +23,7 @@ from tfrec.ranker_config import ATTENTIVE
 from tfrec.ranking import field_of
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.training import cascade
-from tfrec.training.cascade import Requests, RequestScorer
+from tfrec.training.cascade import Requests, RequestScorer, joined
 from tfrec.training.item_statistics import item_statistics
 from tfrec.training.pairs import followers, item_words
 from tfrec.training.ranking import RankingTables
@@ -156,10 +157,7 @@ class Retriever:
 
     def requests(self, holdout: Holdout, most: int) -> Requests:
         """The best ``most`` candidates of every query, with signals as they are."""
-        parts = [self._block(holdout, most, *block) for block in self.evidence(holdout)]
-        columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
-        arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("retrieval", "labels", "wanted"))
-        return Requests(columns, *arrays)
+        return joined([self._block(holdout, most, *block) for block in self.evidence(holdout)])
 
     def _block(
         self, holdout: Holdout, most: int, rows: np.ndarray, history: np.ndarray, found: dict[str, np.ndarray]
@@ -220,6 +218,19 @@ def with_scaled(requests: Requests, moments: Moments) -> Requests:
     return Requests({**others, **numbers}, requests.retrieval, requests.labels, requests.wanted)
 
 
+def statistics_of(run: Run, which: str) -> dict[str, np.ndarray]:
+    """Of the items, name -> float32 [N+1], from what a stage of a run may know."""
+    splits = (0, 1) if which == "final" else (0,)
+    return item_statistics(run.prepared.events, len(run.prepared.item_ids), splits)
+
+
+def with_statistics(requests: Requests, statistics: Mapping[str, np.ndarray]) -> Requests:
+    """Statistics of the candidates beside them, which a ranker reads in place of those that it holds: each position
+    has a past of its own."""
+    own = {name: column[requests.columns["item"]] for name, column in statistics.items()}
+    return Requests({**requests.columns, **own}, requests.retrieval, requests.labels, requests.wanted)
+
+
 def tables_of(run: Run, which: str, names: Sequence[str]) -> RankingTables:
     """Stored features of one stage of a run.
 
@@ -231,8 +242,7 @@ def tables_of(run: Run, which: str, names: Sequence[str]) -> RankingTables:
     config, prepared, rows = run.config, run.prepared, run.preprocessor.rows()
     items = run.features("item")
     items.pop("tokens", None)
-    splits = (0, 1) if which == "final" else (0,)
-    statistics = item_statistics(prepared.events, len(prepared.item_ids), splits)
+    statistics = statistics_of(run, which)
     settings, schema = config.ranker, config.features.schema_
     fields = [Field("user", "user", "index", len(prepared.user_ids) + 1)] if settings.user_id else []
     fields += [Field("item", "item", "index", len(prepared.item_ids) + 1)] if settings.item_id else []
@@ -246,15 +256,20 @@ def tables_of(run: Run, which: str, names: Sequence[str]) -> RankingTables:
 
 def train(run: Run, say: Callable[[str], None], callbacks: Callable[[], Sequence[keras.callbacks.Callback]]) -> None:
     """Trains the ranker on what retrieval, trained on train, gave for the validation items."""
-    retriever = Retriever(run, "selected")
-    raw = retriever.requests(retriever.holdout(), run.config.cascade.candidates)
-    moments = moments_of(raw)
+    positions = {"selected": run} | ({EARLIER: earlier(run)} if run.config.cascade.positions > 1 else {})
+    raw = {which: _requests(past, which) for which, past in positions.items()}
+    moments = moments_of(joined(list(raw.values())))
+    learned = [
+        with_statistics(with_scaled(requests, moments), statistics_of(positions[which], which))
+        for which, requests in raw.items()
+    ]
     fitted = cascade.fit(
         run.config,
-        with_scaled(raw, moments),
+        learned[0],
         tables_of(run, "selected", list(moments)),
         run.folder / "checkpoints" / "cascade",
         callbacks,
+        learned[1:],
     )
     say(f"cascade: {fitted.epochs} epochs, value = {_formula(fitted.weights)}")
     run.save_model(fitted.model, "ranker_selected")
@@ -263,6 +278,11 @@ def train(run: Run, say: Callable[[str], None], callbacks: Callable[[], Sequence
     write_arrays(run.folder / _UNSEEN, {"scores": fitted.scores})
     chosen = Chosen(fitted.weights, moments, fitted.epochs, fitted.curve)
     write_json(run.folder / _CHOSEN, chosen._asdict())
+
+
+def _requests(run: Run, which: str) -> Requests:
+    retriever = Retriever(run, which)
+    return retriever.requests(retriever.holdout(), run.config.cascade.candidates)
 
 
 def _formula(weights: Mapping[str, float]) -> str:

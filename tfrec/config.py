@@ -316,7 +316,7 @@ class Config(Section):
         return self._fields_are_known(kind)
 
     def _cascade_fits(self) -> Config:
-        self.cascade.check(self.ranker)
+        self.cascade.check(self.ranker, self.data.split.kind)
         self.ranker.check(self.cascade.kind, "cascade")
         if context := self.features.schema_.side("context"):
             raise ValueError(f"a cascade reads no context; {context[0].name} is a context feature")

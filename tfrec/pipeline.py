@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from tfrec import cascade, cascade_serving, publishing, ranking, serving
+from tfrec import cascade, cascade_serving, earlier, publishing, ranking, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact import verify as verification
@@ -25,6 +25,7 @@ from tfrec.errors import ArtifactError, ConfigError
 from tfrec.evaluation import baselines, bootstrap, metrics, ragged, slices
 from tfrec.evaluation.holdouts import baskets, last_items
 from tfrec.evaluation.ranks import Holdout, Scorer, rank
+from tfrec.models.blend import Blend
 from tfrec.runs import Run, read_json, write_arrays, write_json
 from tfrec.training import blending, memory, retrieval, warm_start
 from tfrec.training.peers import Peers
@@ -135,15 +136,17 @@ def train(
     say(_where_events_are(run))
     data = run.retrieval_data()
     if config.train.init_from:
-        earlier = Run.open(config.train.init_from)
-        data = run.retrieval_data(start=warm_start.starter(earlier.model(), earlier.row_names(), run.row_names()))
+        known = Run.open(config.train.init_from)
+        data = run.retrieval_data(start=warm_start.starter(known.model(), known.row_names(), run.row_names()))
     say(memory.check(memory.tables(config, data), memory.available()))
     fitted = retrieval.fit(config, data, run.folder / "checkpoints", lambda: [_Progress(say), *callbacks()])
     run.save_model(fitted.selected, "selected")
     run.save_model(fitted.final, "final")
-    if config.model.blend and run.writes:
-        _choose_blend(run, fitted, say)
+    make_blend = _choose_blend(run, fitted, say) if config.model.blend and run.writes else None
     if config.cascade.candidates:
+        if config.cascade.positions > 1:
+            say("retrieval one position earlier, for the ranker")
+            earlier.train(run, data, make_blend, lambda: [_Progress(say), *callbacks()])
         cascade.train(run, say, lambda: [_Progress(say), *callbacks()])
     return run
 
@@ -160,8 +163,12 @@ def _where_events_are(run: Run) -> str:
     )
 
 
-def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
-    """Weights chosen with the model that has not seen valid; fitted again for the one that has."""
+def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> Callable[[Run], Blend]:
+    """Weights chosen with the model that has not seen valid; fitted again for the one that has.
+
+    Returns:
+        what fits a blend of the same settings on the train events of a run.
+    """
     config = run.config
     texts = run.item_text_vectors() if "text" in config.model.blend else None
     # What a mask forbids is not worth counting.
@@ -174,6 +181,7 @@ def _choose_blend(run: Run, fitted: retrieval.Fitted, say: Say) -> None:
     run.save_blend(sources.make(chosen, train_lists), "selected")
     seen = _lists(run, (0, 1)) if config.train.refit else train_lists
     run.save_blend(sources.make(chosen, seen), "final")
+    return lambda past: sources.make(chosen, _lists(past, (0,)))
 
 
 def _lists(run: Run, splits: tuple[int, ...]) -> blending.Lists:

@@ -177,6 +177,13 @@ class Cascade(Section):
     pairs: tuple[Literal["words", "follows"], ...] = Field(
         default=(), description="how candidates are compared with the history, beside vectors"
     )
+    positions: int = Field(
+        default=1,
+        ge=1,
+        le=2,
+        description="held-out positions that the ranker learns from: valid, and the one before it behind a retrieval "
+        "trained without it",
+    )
     folds: int = Field(
         default=4, ge=2, le=20, description="of validation users: each is judged by a ranker of the rest"
     )
@@ -188,17 +195,21 @@ class Cascade(Section):
         default=(10, 20, 50, 100, 200, 500), description="numbers of candidates that evaluation compares, up to its own"
     )
 
-    def check(self, ranker: Ranker) -> None:
+    def check(self, ranker: Ranker, split: str) -> None:
         """Refuses what a ranker behind retrieval cannot do.
 
         Raises:
-            ValueError: a setting of the ranker is for one that stands alone.
+            ValueError: a setting of the ranker is for one that stands alone, or no position is before valid.
         """
-        alone = {"members": 1, "negatives": 0, "position": None, "history_event": None, "history_age": False}
+        alone = {"negatives": 0, "position": None, "history_event": None, "history_age": False}
         alone |= {"half_life_days": None}
         wrong = [name for name, absent in alone.items() if getattr(ranker, name) != absent]
         if wrong:
             raise ValueError(f"ranker.{wrong[0]} goes with a ranker alone: a cascade learns from what retrieval gives")
+        if self.positions > 1 and split not in ("given", "leave_last_out"):
+            raise ValueError(
+                'cascade.positions = 2 holds out what is last: data.split.kind "given" or "leave_last_out"'
+            )
         if ranker.tasks[0].kind != "binary":
             raise ValueError("the first task of a cascade is whether an item was taken: binary")
         if any(task.name == "retrieval" for task in ranker.tasks):

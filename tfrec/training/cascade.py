@@ -54,6 +54,13 @@ class Requests:
         return Requests(columns, self.retrieval[rows], self.labels[rows], self.wanted[rows])
 
 
+def joined(parts: Sequence[Requests]) -> Requests:
+    """The queries of all, one after the other."""
+    columns = {name: np.concatenate([part.columns[name] for part in parts]) for name in parts[0].columns}
+    arrays = (np.concatenate([getattr(part, name) for part in parts]) for name in ("retrieval", "labels", "wanted"))
+    return Requests(columns, *arrays)
+
+
 class FittedRanker(NamedTuple):
     """What training chose.
 
@@ -104,11 +111,13 @@ def fit(
     tables: RankingTables,
     folder: Path,
     callbacks: Callable[[], Sequence[keras.callbacks.Callback]] = list,
+    earlier: Sequence[Requests] = (),
 ) -> FittedRanker:
     """Chooses epochs and weights by queries that a ranker has not seen, then trains on all.
 
     Users are cut into folds. Rankers of all folds but one say how many epochs are best; trained anew for so many,
-    they score their own fold, on which the weights of the value formula are chosen.
+    they score their own fold, on which the weights of the value formula are chosen. Queries of earlier positions are
+    learned from and choose nothing.
 
     Args:
         config: the settings.
@@ -116,16 +125,19 @@ def fit(
         tables: of the stage that retrieval was trained on.
         folder: of checkpoints; a killed fit continues from it.
         callbacks: makes further Keras callbacks, anew for each training.
+        earlier: queries of the same users at earlier positions.
 
     Raises:
         TrainingError: a fold has no query whose held-out item is a candidate.
     """
     k = int(config.train.monitor.rpartition("@")[2])
-    parts = np.random.default_rng(config.run.seed).permutation(len(requests)) % config.cascade.folds
-    prior = likeliest_prior(requests)
+    learned = joined([requests, *earlier])
+    users, place = np.unique(learned.columns["user"], return_inverse=True)
+    parts = (np.random.default_rng(config.run.seed).permutation(len(users)) % config.cascade.folds)[place]
+    prior = likeliest_prior(learned)
 
     def train(known: np.ndarray, epochs: int, name: str, judged: np.ndarray | None = None) -> tuple[Ranker, list]:
-        usable = requests.take(known[requests.labels[known, :, 0].max(axis=1) > 0])
+        usable = learned.take(known[learned.labels[known, :, 0].max(axis=1) > 0])
         if not len(usable):
             raise TrainingError(
                 "a ranker needs held-out items among the candidates", 0, "Set cascade.candidates higher"
@@ -134,7 +146,9 @@ def fit(
         return _train(config, usable, tables, prior, epochs, folder / name, callbacks(), validate)
 
     most = config.cascade.epochs
-    folds = [(np.flatnonzero(parts != i), np.flatnonzero(parts == i)) for i in range(config.cascade.folds)]
+    folds = [
+        (np.flatnonzero(parts != i), np.flatnonzero(parts[: len(requests)] == i)) for i in range(config.cascade.folds)
+    ]
     fitted = [train(known, most, f"fold_{i}", judged) for i, (known, judged) in enumerate(folds)]
     curve = _mean_curve([[log["val_ndcg"] for log in logs] for _, logs in fitted], [len(judged) for _, judged in folds])
     epochs = int(np.argmax(curve)) + 1
@@ -143,7 +157,7 @@ def fit(
         model = fitted[i][0] if epochs == most else train(known, epochs, f"fold_{i}_again")[0]
         scores[judged] = RequestScorer(model).score(requests.take(judged))
     weights = choose_weights(config, requests, scores, prior, k)
-    model, _ = train(np.arange(len(requests)), epochs, "all")
+    model, _ = train(np.arange(len(learned)), epochs, "all")
     return FittedRanker(model, epochs, scores, weights, curve)
 
 
@@ -189,9 +203,8 @@ def build(config: Config, tables: RankingTables, prior: float) -> Ranker:
     """
     model = filled_ranker(config, config.cascade.kind, tables)
     model.prior.assign(prior)
-    if model.head is not None:
-        for layer in model.head.towers.last:
-            layer.kernel.assign(tf.zeros(layer.kernel.shape))
+    for layer in (layer for _, head in model.members if head is not None for layer in head.towers.last):
+        layer.kernel.assign(tf.zeros(layer.kernel.shape))
     return model
 
 
@@ -205,12 +218,11 @@ def objective(model: Ranker) -> Objective:
         logits = model(inputs, training=True)
         total = tf.zeros(tf.shape(there)[:1])
         for i, task in enumerate(tasks):
-            own, labels = logits[task.name], batch["label"][..., i]
+            labels = tf.where(there, batch["label"][..., i], 0.0 if task.loss in COMPARING else float("nan"))
+            members = model.of_members(logits[task.name])
             if task.loss in COMPARING:
-                own = tf.where(there, own, _NEVER)
-            else:
-                labels = tf.where(there, labels, float("nan"))
-            total += task.weight * task_loss(task, own, labels)
+                members = [tf.where(there, own, _NEVER) for own in members]
+            total += task.weight * tf.add_n([task_loss(task, own, labels) for own in members]) / len(members)
         return tf.reduce_sum(total), tf.cast(tf.size(total), tf.float32)
 
     return requests_loss

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import keras
@@ -127,8 +128,8 @@ class Ranker(keras.Model):
                         last.kernel.assign(ops.zeros_like(last.kernel))
 
     def gathered(self, inputs: Inputs) -> dict[str, Any]:
-        """Adds the stored features of users, candidates and history to the inputs; item [B, N]."""
-        out = {**inputs, **self.user_table(inputs["user"]), **self.item_table(inputs["item"])}
+        """Adds the stored features of users, candidates and history to the inputs, which win; item [B, N]."""
+        out = {**self.user_table(inputs["user"]), **self.item_table(inputs["item"]), **inputs}
         if self.sizes.length:
             out["history_item"] = inputs["history"]
             columns = self.item_table(inputs["history"])
@@ -179,17 +180,18 @@ class Ranker(keras.Model):
 
     def predictions(self, logits: Mapping[str, Any]) -> dict[str, Any]:
         """What logits mean: a probability, a number, money or retention, {task: float32 [B, N] or [B]}."""
-        found = {}
-        for task in self.settings.tasks:
-            members = [_meaning(task, own) for own in self.of_members(logits[task.name])]
-            found[task.name] = sum(members[1:], members[0]) / len(members)
-        return found
+        return {task.name: self._mean(logits[task.name], partial(_meaning, task)) for task in self.settings.tasks}
+
+    def _mean(self, logits: Any, meaning: Callable[[Any], Any]) -> Any:
+        members = [meaning(own) for own in self.of_members(logits)]
+        return sum(members[1:], members[0]) / len(members)
 
     def scores(self, logits: Mapping[str, Any]) -> dict[str, Any]:
         """What a value formula adds up: predictions, but the logit of a task that only compares candidates."""
         comparing = {task.name for task in self.settings.tasks if task.loss in ("bpr", "listwise")}
         found = self.predictions(logits)
-        return {name: logits[name] if name in comparing else value for name, value in found.items()}
+        own = {name: self._mean(logits[name], lambda x: x) for name in comparing}
+        return {name: own.get(name, value) for name, value in found.items()}
 
     def count_trainable(self) -> int:
         """Trainable numbers, without the stored features."""
