@@ -184,13 +184,10 @@ def _model_config(arguments: argparse.Namespace) -> ModelServerConfig:
 
 
 def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) -> Loading:
-    both = arguments.tensorflow_session_parallelism
-    threads = Threads(
-        arguments.tensorflow_intra_op_parallelism or both, arguments.tensorflow_inter_op_parallelism or both
-    )
     scheduler = _scheduler(arguments, stack)
-    wrap = None if scheduler is None else lambda session: BatchingSession(session, scheduler)
+    wrap = None if scheduler is None else lambda session, signatures: BatchingSession(session, scheduler, signatures)
     tags, check_methods = arguments.saved_model_tags.split(","), arguments.enable_signature_method_name_check
+    threads = _threads(arguments)
     iterations = max(arguments.num_request_iterations_for_warmup, 1) if arguments.enable_model_warmup else 0
     return Loading(
         load=lambda path: _load(lambda: Servable(path, threads, wrap, tags, check_methods), iterations, metrics),
@@ -199,6 +196,18 @@ def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) 
         retry_seconds=arguments.load_retry_interval_micros / 1e6,
         early_labels=arguments.allow_version_labels_for_unavailable_models,
     )
+
+
+def _threads(arguments: argparse.Namespace) -> Threads:
+    intra, inter = arguments.tensorflow_intra_op_parallelism, arguments.tensorflow_inter_op_parallelism
+    both = arguments.tensorflow_session_parallelism
+    if intra and inter and both:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    return Threads(intra, inter) if intra or inter else Threads(both, both)
 
 
 def _load(make: Callable[[], Servable], iterations: int, metrics: Metrics) -> Servable:

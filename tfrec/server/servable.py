@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -76,7 +76,7 @@ class Servable:
         self,
         path: str | Path,
         threads: Threads | None = None,
-        wrap: Callable[[GraphSession], Session] | None = None,
+        wrap: Callable[[GraphSession, Iterable[Signature]], Session] | None = None,
         tags: Sequence[str] = ("serve",),
         check_methods: bool = False,
     ):
@@ -86,7 +86,7 @@ class Servable:
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
         self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
         session = GraphSession(self.path, meta_graph, graph, threads)
-        self.session: Session = wrap(session) if wrap else session
+        self.session: Session = wrap(session, self.signatures.values()) if wrap else session
 
     def run(
         self,
