@@ -208,7 +208,7 @@ class BatchingSession:
 
     def __init__(self, session: Session, scheduler: BatchScheduler, signatures: Iterable[Signature]):
         self._session, self._scheduler = session, scheduler
-        self._declared = {(frozenset(s.dtypes), frozenset(o.tensor for o in s.outputs.values())) for s in signatures}
+        self._declared = {(frozenset(i.tensor for i in s.inputs.values()), frozenset(s.fetches)) for s in signatures}
         self._queues: dict[tuple[tuple[str, ...], tuple[str, ...]], _Queue | None] = {}
         self._lock = threading.Lock()
 

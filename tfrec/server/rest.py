@@ -101,7 +101,7 @@ class Rest:
         if method == "POST" and call:
             spec, name = _spec(call), call["method"]
             if name.islower():  # as the path may be written in capitals, the method may not
-                return self._api.measured(lambda: self._call(name, spec, body), spec.name, name, "REST")
+                return self._api.measured(spec.name, name, "REST", self._call, name, spec, body)
         if method == "GET" and look:
             if not look["name"]:
                 raise invalid("Missing model name in request.")

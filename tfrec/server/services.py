@@ -13,6 +13,8 @@ from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_p
 from tfrec.server.api import Api, Deadline
 from tfrec.server.status import RequestError
 
+Timed = Callable[[Any, Deadline], Any]
+Handler = Callable[[Any, grpc.ServicerContext], Any]
 _LOG = logging.getLogger(__name__)
 
 
@@ -20,9 +22,9 @@ class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
     """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
 
     def __init__(self, api: Api):
-        self.Predict = _timed(_measured(api, "Predict", api.predict))
-        self.Classify = _timed(_measured(api, "Classify", api.classify))
-        self.Regress = _timed(_measured(api, "Regress", api.regress))
+        self.Predict = _measured(api, "Predict", api.predict)
+        self.Classify = _measured(api, "Classify", api.classify)
+        self.Regress = _measured(api, "Regress", api.regress)
         self.MultiInference = _timed(api.multi_inference)
         self.GetModelMetadata = _plain(api.metadata)
 
@@ -38,21 +40,22 @@ class ModelService(model_service_pb2_grpc.ModelServiceServicer):
         return _answer(context, lambda: self._api.reload(request, context.is_active))
 
 
-def _measured(api: Api, name: str, call: Callable[[Any, Deadline], Any]) -> Callable[[Any, Deadline], Any]:
-    return lambda request, deadline: api.measured(
-        lambda: call(request, deadline), request.model_spec.name, name, "GRPC"
+def _measured(api: Api, name: str, call: Timed) -> Handler:
+    return lambda request, context: _answer(
+        context, api.measured, request.model_spec.name, name, "GRPC", call, request, _deadline(context)
     )
 
 
-def _timed(call: Callable[[Any, Deadline], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def handle(request: Any, context: grpc.ServicerContext) -> Any:
-        left = context.time_remaining()
-        return _answer(context, call, request, None if left is None else time.monotonic() + left)
-
-    return handle
+def _timed(call: Timed) -> Handler:
+    return lambda request, context: _answer(context, call, request, _deadline(context))
 
 
-def _plain(call: Callable[[Any], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _deadline(context: grpc.ServicerContext) -> Deadline:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
+def _plain(call: Callable[[Any], Any]) -> Handler:
     return lambda request, context: _answer(context, call, request)
 
 
