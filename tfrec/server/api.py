@@ -13,7 +13,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, 
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from tfrec.server.examples import count_examples, run_classify, run_multi_inference, run_regress
@@ -40,9 +40,10 @@ class Api:
         self.manager, self.metrics = manager, metrics or Metrics()
         self._run_predict = functools.partial(run_predict, encode=packed) if content else run_predict
 
-    def predict(self, request: PredictRequest, deadline: Deadline = None) -> PredictResponse:
+    def predict(self, request: PredictRequest, deadline: Deadline = None) -> bytes:
         """See run_predict; NOT_FOUND when there is no such model."""
-        return PredictResponse.FromString(self._run(self._run_predict, request, deadline))
+        answer: bytes = self._run(self._run_predict, request, deadline)
+        return answer
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """See run_classify; NOT_FOUND when there is no such model."""

@@ -19,7 +19,6 @@ from pathlib import Path
 import grpc
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tfrec.errors import ServerError
@@ -33,7 +32,7 @@ from tfrec.server.metrics import Metrics
 from tfrec.server.protos import BatchingParameters, MonitoringConfig, read_text
 from tfrec.server.rest import PROMETHEUS_PATH, Rest
 from tfrec.server.servable import Servable
-from tfrec.server.services import ModelService, PredictionService
+from tfrec.server.services import handlers
 from tfrec.server.session import Threads
 from tfrec.server.status import RequestError, invalid
 from tfrec.server.tls import read_credentials
@@ -79,8 +78,7 @@ def start(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=[*_UNLIMITED, *options], maximum_concurrent_rpcs=threads + _WAITING)
     api = api or Api(manager)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(api), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(api), server)
+    server.add_generic_rpc_handlers(handlers(api))
     if health_check:
         servicer = health.HealthServicer()
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)

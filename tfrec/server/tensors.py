@@ -112,7 +112,7 @@ def typed(array: np.ndarray) -> bytes:
 
 
 def packed(array: np.ndarray) -> bytes:
-    """A serialized TensorProto of tensor_content, as ``Tensor::AsProtoTensorContent``: lengths of strings, then they."""
+    """A serialized TensorProto of tensor_content, as ``Tensor::AsProtoTensorContent``: of strings lengths first."""
     if _kind_of(array) is not _STRING:
         content = array.tobytes()
     else:
