@@ -13,8 +13,8 @@ from tfrec.errors import DataError, TrainingError
 from tfrec.evaluation import baselines, metrics, ragged
 from tfrec.evaluation.baselines import compare, counts, ease, search
 from tfrec.evaluation.baselines.history import weighted_sum
-from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ranks import Holdout, rank
+from tfrec.evaluation.whitening import whiten
 
 USERS = lists([], [1, 2, 3], [2, 3], [3, 4], [1, 3, 4])
 N = 4

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 import pytest
+import tensorflow as tf
 from google.protobuf import text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,8 +19,14 @@ from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServic
 from tests.half_plus_two import add_version, predict_request, running, write_text
 from tfrec.server.batching import Batching, BatchingSession, BatchScheduler, merge, padded
 from tfrec.server.protos import BatchingParameters
-from tfrec.server.servable import Servable
+from tfrec.server.servable import Servable, Signature, TensorInfo
 from tfrec.server.status import RequestError
+
+
+def takes(*names):
+    """A signature of these inputs that gives y."""
+    infos = {name: TensorInfo(name, tf.float32, None) for name in (*names, "y")}
+    return Signature({name: infos[name] for name in names}, {"y": infos["y"]}, {}, "")
 
 
 class Recorder:
@@ -45,7 +52,7 @@ def make():
     def batched(**limits):
         recorder, scheduler = Recorder(), BatchScheduler(Batching(**limits))
         schedulers.append(scheduler)
-        return recorder, BatchingSession(recorder, scheduler)
+        return recorder, BatchingSession(recorder, scheduler, [takes(), takes("x"), takes("x", "z")])
 
     yield batched
     for scheduler in schedulers:
@@ -73,6 +80,14 @@ def test_requests_travel_together_and_get_their_own_answers(make):
     recorder, session = make(max_batch_size=4, timeout_seconds=10, threads=1)
     assert together(session, rows(1), rows(2, 3), rows(4)) == [[2], [4, 6], [8]]
     assert [sorted(batch["x"]) for batch in recorder.batches] == [[1, 2, 3, 4]]
+
+
+def test_what_is_no_whole_signature_runs_alone(make):
+    """So that a filter of outputs is also the way to a signature that batches cannot ask, as in TensorFlow Serving."""
+    recorder, session = make(max_batch_size=4, timeout_seconds=10, threads=1)
+    assert session.run({"x": np.float32(3)}, ["y", "z"]) == [6, 6]
+    assert session.run({"x": np.ones((9, 1), np.float32)}, []) == []
+    assert len(recorder.batches) == 2
 
 
 def test_a_batch_leaves_when_its_first_request_has_waited_long_enough(make):
@@ -163,7 +178,7 @@ def test_large_requests_are_split_where_wanted(make):
 
 def test_an_output_without_the_batch_axis_is_refused(half):
     scheduler = BatchScheduler(Batching(threads=1))
-    servable = Servable(half, wrap=lambda session: BatchingSession(session, scheduler))
+    servable = Servable(half, wrap=lambda session, signatures: BatchingSession(session, scheduler, signatures))
     x = np.ones(2, np.float32)
     assert servable.run("", {"x": x})["y"].tolist() == [2.5, 2.5]
     with pytest.raises(RequestError, match="Batched output tensor has 0 dimensions") as caught:

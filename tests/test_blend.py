@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tfrec.evaluation.baselines.blend import standardize as numpy_standardize
 from tfrec.evaluation.ranks import Holdout, rank
+from tfrec.evaluation.whitening import whiten
 from tfrec.models.blend import LINEAR, SPIKY, Blend, standardize
 from tfrec.serving import ServedBlend
 from tfrec.training import blending
@@ -138,14 +139,33 @@ def test_new_items_have_no_neighbours_and_their_own_text() -> None:
     np.testing.assert_allclose(small(cosine, history)[:, 1:], expected[:, 1:], rtol=1e-4, atol=1e-5)
 
 
-def test_texts_of_new_items_reach_a_blend_that_shares_those_of_the_catalogue() -> None:
-    texts = np.array([[0, 0], [1, 0], [0, 1]], np.float32)
-    blend = Blend({"text": 1.0}, {"text": 0.9}, 2, text_width=2)
+def text_blend(texts: np.ndarray) -> Blend:
+    blend = Blend({"text": 1.0}, {"text": 0.9}, len(texts) - 1, text_width=texts.shape[1])
     blend.build()
-    blend.fill({}, texts, np.zeros(3, np.float32))
-    assert not ServedBlend(blend, texts).keeps_texts
-    assert ServedBlend(blend, texts[:, ::-1]).keeps_texts
-    assert ServedBlend(blend, None).keeps_texts
+    blend.fill({}, texts, np.zeros(len(texts), np.float32))
+    return blend
+
+
+def test_texts_of_new_items_reach_a_blend_of_the_catalogue_s_own_or_whitened() -> None:
+    catalogue = np.random.default_rng(4).normal(size=(9, 3)).astype(np.float32)
+    catalogue[[0, 4]] = 0
+    shared = ServedBlend(text_blend(catalogue), catalogue)
+    assert shared.texts is None and not shared.keeps_texts
+    turned = whiten(catalogue) @ np.linalg.qr(np.random.default_rng(5).normal(size=(3, 3)))[0].astype(np.float32)
+    whitened = ServedBlend(text_blend(turned), catalogue)
+    assert whitened.whitening is not None and whitened.texts is not None and not whitened.keeps_texts
+    np.testing.assert_allclose(whitened.texts @ whitened.texts.T, turned @ turned.T, atol=1e-5)
+    np.testing.assert_array_equal(whitened.whitening(catalogue[3:6]), whitened.texts[3:6])
+    assert not whitened.texts[4].any()
+
+
+@pytest.mark.parametrize("served", [None, np.zeros((9, 3), np.float32), np.eye(9, 3, dtype=np.float32)])
+def test_a_blend_of_texts_that_the_artefact_cannot_make_keeps_them(served: np.ndarray | None) -> None:
+    texts = np.random.default_rng(4).normal(size=(9, 3)).astype(np.float32)
+    kept = ServedBlend(text_blend(texts), served)
+    assert kept.keeps_texts
+    np.testing.assert_array_equal(kept.texts, texts)
+    assert kept.variables() == []
 
 
 def test_a_saved_blend_gives_equal_scores(tmp_path: Path) -> None:

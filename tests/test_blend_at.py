@@ -42,21 +42,18 @@ BLENDS = [make(names, m) for names in ((_ALL), *((name,) for name in _ALL)) for 
 @given(
     st.sampled_from(BLENDS),
     st.sampled_from([0, NEW]),
-    st.booleans(),
     st.integers(0, 3),
     st.integers(0, 6),
     st.integers(0, 99),
 )
-def test_it_equals_the_blend_of_all_items(
-    blend: Blend, new: int, shares: bool, rows: int, length: int, seed: int
-) -> None:
+def test_it_equals_the_blend_of_all_items(blend: Blend, new: int, rows: int, length: int, seed: int) -> None:
     random, size = np.random.default_rng(seed), ITEMS + new
     history = random.integers(0, size + 1, (rows, length)).astype(np.int32)
     query = random.normal(size=(rows, WIDTH)).astype(np.float32)
     items = np.tile(random.permutation(size).astype(np.int32) + 1, (rows, 1))
     own, texts = table(VECTORS[: size + 1]), table(TEXTS[: size + 1])
-    dense = blend(query @ VECTORS[: size + 1].T, history, texts.vectors if shares else None).numpy()
-    some = BlendAt(blend, None if shares else moments(TEXTS[: ITEMS + 1]))
+    dense = blend(query @ VECTORS[: size + 1].T, history, texts.vectors).numpy()
+    some = BlendAt(blend)
     read = tf.constant(history)
     got = some.total(some.parts(tf.constant(query), read, tf.constant(items), some.sums(read), own, texts))
     np.testing.assert_allclose(got, np.take_along_axis(dense, items, axis=1), rtol=1e-4, atol=1e-5)

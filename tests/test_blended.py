@@ -17,7 +17,6 @@ from saved_models import strings
 
 from tfrec import cli
 from tfrec.artifact import reindex as module
-from tfrec.artifact.blended import moments
 from tfrec.artifact.buckets import build
 from tfrec.artifact.export import export, read_card
 from tfrec.artifact.golden import write_golden
@@ -25,10 +24,11 @@ from tfrec.artifact.indexed import Plan
 from tfrec.artifact.recommender import Parts
 from tfrec.artifact.reindex import reindex
 from tfrec.artifact.verify import Report
+from tfrec.evaluation.whitening import whiten
 from tfrec.models.blend import COMPONENTS, LINEAR, Blend
-from tfrec.models.blend_at import BlendAt
 from tfrec.models.ranking.signals import evidence_of
 from tfrec.server.servable import Servable
+from tfrec.serving import ServedBlend
 
 VECTORS = ITEM_VECTORS.astype(np.float32)
 BUCKETS = build(VECTORS, np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
@@ -36,33 +36,41 @@ BOUNDS = {"least_golden_overlap": 0.0, "tf_serving": "2.18"}
 WEIGHTS = {"model": 0.4, "neighbours": 0.3, "transitions": 0.2, "text": 0.3, "popularity": 0.1, "frequency": 0.2}
 
 
-def make_blend(shares_texts: bool) -> Blend:
-    """Every part of a blend over the plane's items; its own texts are others than the catalogue's."""
-    random = np.random.default_rng(0)
+TEXTS = {
+    "texts of the catalogue": VECTORS,
+    "whitened texts": whiten(VECTORS),
+    "texts of its own": np.random.default_rng(1).normal(size=(len(ITEMS) + 1, 3)).astype(np.float32),
+}
+
+
+def make_blend(texts: np.ndarray, new: int = 0) -> Blend:
+    """Every part of a blend over the plane's items, with further ones that have no neighbours and no events."""
+    random, more = np.random.default_rng(0), (0, new)
     linear = random.normal(size=(2, len(ITEMS) + 1, len(ITEMS) + 1)).astype(np.float32)
     linear[:, 0] = linear[:, :, 0] = 0
-    texts = VECTORS if shares_texts else random.normal(size=(len(ITEMS) + 1, 3)).astype(np.float32)
-    blend = Blend(WEIGHTS, dict.fromkeys(COMPONENTS, 0.8), len(ITEMS), len(ITEMS) + 1, texts.shape[1])
+    linear = np.pad(linear, [(0, 0), more, more])
+    blend = Blend(WEIGHTS, dict.fromkeys(COMPONENTS, 0.8), len(ITEMS) + new, len(ITEMS) + 1 + new, texts.shape[1])
     blend.build()
-    blend.fill(dict(zip(LINEAR, linear, strict=True)), texts, POPULARITY)
+    blend.fill(dict(zip(LINEAR, linear, strict=True)), texts, np.pad(POPULARITY, more))
     return blend
 
 
-def blended_parts(shares_texts: bool, plan: Plan | None, blend: Blend | None = None) -> Parts:
-    parts, blend = make_parts(drop_history=False), blend or make_blend(shares_texts)
+def blended_parts(blend: Blend, plan: Plan | None) -> Parts:
+    parts = make_parts(drop_history=False)
+    served = ServedBlend(blend, parts.text_vectors)
     return replace(
         parts,
-        blend=lambda cosines, history, catalogue: blend(
-            cosines, history, tf.convert_to_tensor(catalogue) if shares_texts else None
-        ),
-        blend_at=BlendAt(blend, None if shares_texts else moments(np.asarray(blend.texts))),
-        variables=[*parts.variables, *(variable.value for variable in blend.variables)],
+        blend=served,
+        blend_at=served.at_items(),
+        blend_texts=served.texts,
+        whitening=served.whitening,
+        variables=[*parts.variables, *served.variables()],
         item_plan=plan,
         text_plan=plan,
     )
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["texts of the catalogue", "texts of its own"])
+@pytest.fixture(scope="module", params=TEXTS)
 def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[Servable]]]:
     """Of each version, one with all scores and one with an index; the second has new items."""
     asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
@@ -76,7 +84,7 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         patch.setattr(module.verify, "verify", lambda path, tf_serving: Report(path, tf_serving, {}, 0, ()))
         for plan in (None, Plan(BUCKETS, 1)):
             folder = tmp_path_factory.mktemp("exports") / "shop"
-            parts = blended_parts(request.param, plan)
+            parts = blended_parts(make_blend(TEXTS[request.param]), plan)
             made[0].append(Servable(export(parts, folder, {}, lambda path: write_golden(path, asked))))
             made[1].append(Servable(reindex(folder, new, ["d"], BOUNDS)))
     yield made
@@ -108,8 +116,44 @@ def test_what_any_part_brings_forward_is_found_with_one_bucket(pairs: list[list[
     np.testing.assert_array_equal(*answers)
 
 
+def test_a_reindexed_version_equals_an_export_of_all_items(tmp_path: Path) -> None:
+    """Of a blend of whitened texts, by the whitening that the first export learnt."""
+    asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
+    new = {
+        "item_id": strings(["f", "g", "c"]),
+        "title": strings(["up", "right", "none"]),
+        "price": np.ones(3, np.float32),
+    }
+    first = blended_parts(make_blend(TEXTS["whitened texts"]), None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module.verify, "verify", lambda path, tf_serving: Report(path, tf_serving, {}, 0, ()))
+        export(first, tmp_path / "shop", {}, lambda path: write_golden(path, asked))
+        grown = Servable(reindex(tmp_path / "shop", new, [], BOUNDS))
+    vectors = np.concatenate([VECTORS, [[0, 1], [1, 0]]]).astype(np.float32)
+    vectors[1 + ITEMS.index("c")] = 0
+    assert first.whitening is not None
+    texts = first.whitening(vectors)
+    assert not texts[1 + ITEMS.index("c")].any()
+    parts = replace(
+        blended_parts(make_blend(texts, 2), None),
+        item_ids=[*ITEMS, "f", "g"],
+        item_vectors=vectors,
+        text_vectors=vectors,
+        blend_texts=texts,
+        popularity=np.pad(POPULARITY, (0, 2)),
+    )
+    whole = Servable(export(parts, tmp_path / "whole", {}, lambda path: None))
+    history = strings([["a", "b", "a", ""], ["", "f", "e", "c"], ["d", "ü", "g", "g"]])
+    asked_of = {"user_id": strings(["?"] * 3), "history": history, "k": np.int32(12)}
+    wanted, got = (servable.run("recommend", asked_of) for servable in (whole, grown))
+    np.testing.assert_array_equal(got["item_ids"], wanted["item_ids"])
+    np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-5, atol=1e-5)
+    for servable in (whole, grown):
+        servable.close()
+
+
 def test_a_cascade_reads_of_an_index_what_it_reads_of_all_scores(tmp_path: Path) -> None:
-    blend, answers = make_blend(True), []
+    blend, answers = make_blend(VECTORS), []
     stages = make_cascade().cascade
     assert stages is not None
 
@@ -123,7 +167,7 @@ def test_a_cascade_reads_of_an_index_what_it_reads_of_all_scores(tmp_path: Path)
         scores=tasks,
     )
     for name, plan in (("dense", None), ("ivf", Plan(BUCKETS, len(BUCKETS.items)))):
-        parts = replace(blended_parts(True, plan, blend), cascade=stages)
+        parts = replace(blended_parts(blend, plan), cascade=stages)
         servable = Servable(export(parts, tmp_path / name, {}, lambda path: None))
         inputs = {"user_id": strings(["?"] * 3), "history": strings([["a", "b"], ["", "e"], ["", ""]])}
         plain = servable.run("recommend", {**inputs, "k": np.int32(4)})

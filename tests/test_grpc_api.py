@@ -11,6 +11,7 @@ from tensorflow_serving.apis import classification_pb2, get_model_metadata_pb2, 
 from tensorflow_serving.apis.input_pb2 import Input
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
 from tensorflow_serving.apis.model_service_pb2_grpc import ModelServiceStub
+from tensorflow_serving.apis.predict_pb2 import PredictResponse
 from tensorflow_serving.apis.prediction_service_pb2_grpc import PredictionServiceStub
 
 from tests.half_plus_two import ECHOED, add_version, edit, predict_request
@@ -173,7 +174,7 @@ def test_method_names_count_only_when_they_are_checked(half, tmp_path):
     sums = predict_request("half", "pair", a=[[1]], b=[[2]])
     native, strict = Servable(path), Servable(path, check_methods=True)
     assert run_regress(native, 1, request).result.regressions[0].value == 4.0
-    assert run_predict(native, 1, sums).outputs["sum"].float_val[0] == 3.0
+    assert PredictResponse.FromString(run_predict(native, 1, sums)).outputs["sum"].float_val[0] == 3.0
     with pytest.raises(RequestError, match=rf"regression signature method_name to be {REGRESS}. Was: {PREDICT}"):
         run_regress(strict, 1, request)
     with pytest.raises(RequestError, match=r"method_name to be one of .* Was: another"):

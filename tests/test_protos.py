@@ -94,6 +94,13 @@ def test_batching_parameters_need_batching(tmp_path, capsys, half):
     assert "without setting server_options.enable_batching to true" in capsys.readouterr().err
 
 
+def test_threads_are_set_once(tmp_path, capsys, half):
+    add_version(tmp_path / "half", 1, half)
+    words = [f"--tensorflow_{which}_parallelism=2" for which in ("intra_op", "inter_op", "session")]
+    assert main(["--model_base_path", str(tmp_path / "half"), *words]) == 1
+    assert "You cannot configure all." in capsys.readouterr().err
+
+
 def test_a_model_that_cannot_load_at_the_start_ends_the_server(tmp_path, capsys):
     (tmp_path / "half" / "1").mkdir(parents=True)
     assert main(["--model_base_path", str(tmp_path / "half"), "--max_num_load_retries=0"]) == 1

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from tfrec.artifact.blended import moments
 from tfrec.artifact.export import Requests
 from tfrec.artifact.planning import Wish, make_plan
 from tfrec.artifact.recommender import LOWEST, Parts
 from tfrec.evaluation import ragged
 from tfrec.evaluation.holdouts import last_items
+from tfrec.evaluation.whitening import Whitening
 from tfrec.models.blend import Blend
 from tfrec.models.blend_at import BlendAt
 from tfrec.models.ranking.signals import evidence_of
@@ -26,6 +26,7 @@ from tfrec.training.validation import RetrievalScorer
 
 GOLDEN_USERS = 8
 RECALL_QUERIES = 500
+_COMPARED, _SAME_PRODUCT = 500, 1e-4  # rows by which whitened texts are known, and how well
 
 
 def plan_indexes(run: Run, model: TwoTower, parts: Parts) -> tuple[Parts, dict[str, Any]]:
@@ -89,6 +90,8 @@ def make_parts(run: Run, model: TwoTower) -> Parts:
         blend=blend,
         blend_at=blend.at_items() if blend else None,
         blend_history=config.model.blend_history,
+        blend_texts=blend.texts if blend else None,
+        whitening=blend.whitening if blend else None,
         available=run.in_stock(),
     )
 
@@ -102,35 +105,56 @@ def _variables(text: _Text, model: TwoTower) -> list[Any]:
 
 
 class ServedBlend:
-    """The run's blend in the graph, where texts of new items count as soon as the catalogue has them."""
+    """The run's blend in the graph, and the texts that it compares there.
+
+    Args:
+        blend: fitted.
+        catalogue: text vectors of the artefact, float32 [N+1, t]; None without text.
+    """
 
     def __init__(self, blend: Blend, catalogue: np.ndarray | None):
-        # Whitened vectors, or those of an encoder that has learnt, are others than the blend's: it keeps its own, and
-        # a new item has no text to it.
         self._blend = blend
-        self._shares_texts = (
-            "text" in blend.weight_of and catalogue is not None and np.array_equal(blend.texts, catalogue)
-        )
+        self.texts: np.ndarray | None = None
+        self.whitening: Whitening | None = None
+        if "text" in blend.weight_of:
+            self.texts, self.whitening = _compared(np.asarray(blend.texts), catalogue)
 
     def variables(self) -> list[tf.Variable]:
-        replaced = self._blend.texts if self._shares_texts else None
+        """All but the texts, of which the artefact has a table that grows."""
+        replaced = self._blend.texts if "text" in self._blend.weight_of else None
         return [variable.value for variable in self._blend.variables if variable is not replaced]
 
     @property
     def keeps_texts(self) -> bool:
-        """Whether it compares texts of its own, among which there are none of new items."""
-        return "text" in self._blend.weight_of and not self._shares_texts
+        """Whether it compares texts among which a reindex can put none of new items."""
+        return self.texts is not None and self.whitening is None
 
     def at_items(self) -> BlendAt:
         """The same at chosen items."""
-        return BlendAt(self._blend, moments(np.asarray(self._blend.texts)) if self.keeps_texts else None)
+        return BlendAt(self._blend)
 
     def __call__(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
-        return self._blend(cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
+        return self._blend(cosines, history, None if texts is None else tf.convert_to_tensor(texts))
 
     def evidence(self, cosines: tf.Tensor, history: tf.Tensor, texts: tf.Tensor | None) -> dict[str, tf.Tensor]:
         """Its sum and parts, float32 [B, M+1] each."""
-        return evidence_of(self._blend, cosines, history, tf.convert_to_tensor(texts) if self._shares_texts else None)
+        return evidence_of(self._blend, cosines, history, None if texts is None else tf.convert_to_tensor(texts))
+
+
+def _compared(texts: np.ndarray, catalogue: np.ndarray | None) -> tuple[np.ndarray | None, Whitening | None]:
+    """What a blend of these texts compares beside those of the catalogue, and what makes it of them.
+
+    An encoder that has learnt since, or one that the artefact does not carry, makes neither.
+    """
+    if catalogue is None or not catalogue.any():
+        return texts, None
+    if np.array_equal(texts, catalogue):
+        return None, None
+    whitening = Whitening.fit(catalogue)
+    own = whitening(catalogue)
+    some, others = (table[np.flatnonzero(catalogue.any(axis=1))[:_COMPARED]] for table in (own, texts))
+    same = np.allclose(some @ some.T, others @ others.T, atol=_SAME_PRODUCT)  # a basis may be turned
+    return (own, whitening) if same else (texts, None)
 
 
 class _Text:

@@ -47,6 +47,7 @@ class BlendedSearch(tf.Module):
         own: the index of ``vectors``.
         of_texts: the index of ``texts``, and its plan.
         vectors, texts: of the catalogue, float32 [N+1, ·].
+        compared: the texts that the blend compares, float32 [N+1, ·].
         popularity: float32 [N+1].
         available: bool [N+1].
     """
@@ -58,15 +59,16 @@ class BlendedSearch(tf.Module):
         of_texts: tuple[Any, Plan | None],
         vectors: tf.Variable,
         texts: tf.Variable | None,
+        compared: tf.Variable | None,
         popularity: np.ndarray,
         available: tf.Variable,
     ):
         super().__init__(name="blended")
         self._blend, self.own, (self.of_texts, text_plan) = blend, own, of_texts
         self._text_nprobe = text_plan.nprobe if text_plan else 1
-        self.vectors, self.texts, self.available = vectors, texts, available
+        self.vectors, self.texts, self.compared, self.available = vectors, texts, compared, available
         self.item_moments = _fixed(moments(vectors.numpy()))
-        self.text_moments = None if texts is None else _fixed(moments(texts.numpy()))
+        self.text_moments = None if compared is None else _fixed(moments(compared.numpy()))
         # What becomes popular later is known to a later export alone.
         self.popular = _fixed(np.argsort(-popularity[1:], kind="stable")[:POPULAR].astype(np.int32) + 1)
 
@@ -86,7 +88,7 @@ class BlendedSearch(tf.Module):
             indexed.search(self.own, query, dropped, wide, nprobe, allowed)[1],
             *self._blend.candidates(sums, wide),
         ]
-        if self._blend.reads_texts and self.of_texts is not None:
+        if self._blend.reads_texts and self.of_texts is not None:  # near in the catalogue's texts; the scores are exact
             profile = self._blend.profile(history, self.texts)
             probes = tf.maximum(self._text_nprobe, 0 if nprobe is None else tf.reduce_max(nprobe))
             found.append(indexed.search(self.of_texts, profile, dropped, wide, probes, allowed)[1])
@@ -111,7 +113,7 @@ class BlendedSearch(tf.Module):
         return {RETRIEVAL: self._blend.total(parts), "cosine": cosine, **others}
 
     def _parts(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any) -> dict[str, tf.Tensor]:
-        texts = None if self.texts is None else (tf.convert_to_tensor(self.texts), self.text_moments)
+        texts = None if self.compared is None else (tf.convert_to_tensor(self.compared), self.text_moments)
         own = tf.convert_to_tensor(self.vectors), self.item_moments
         return self._blend.parts(query, history, items, sums, own, texts)
 

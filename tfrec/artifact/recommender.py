@@ -21,6 +21,7 @@ from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
 from tfrec.artifact.retrieved import ByIndex, OfAll, Retrieved
 from tfrec.artifact.scan import lower, top_k
+from tfrec.evaluation.whitening import Whitening
 
 DEFAULT_K = 10
 LARGE = 50_000  # items from which the best are sought by groups
@@ -47,9 +48,11 @@ class Parts:
         tables: every lookup table that they read.
         history_length: L, the last items that user_vector reads.
         drop_history: whether recommend leaves out what is in the history.
-        blend: (cosines [B, M+1], history [B, H], text vectors [M+1, t] or None) -> scores [B, M+1], where M ≥ N as a
+        blend: (cosines [B, M+1], history [B, H], text vectors [M+1, ·] or None) -> scores [B, M+1], where M ≥ N as a
             catalogue grows; None = the cosines.
         blend_history: the last items that the blend reads.
+        blend_texts: float32 [N+1, t'], the text vectors that the blend compares; None = text_vectors.
+        whitening: makes blend_texts of text_vectors; None = new items have no text to the blend.
         blend_at: the blend at chosen items, where there is an item_plan.
         item_plan: how the nearest item vectors are found; None = all scores are computed.
         text_plan: the same of text vectors.
@@ -74,6 +77,8 @@ class Parts:
     drop_history: bool
     blend: Callable[[tf.Tensor, tf.Tensor, tf.Tensor | None], tf.Tensor] | None = None
     blend_history: int = 1000
+    blend_texts: np.ndarray | None = None
+    whitening: Whitening | None = None
     blend_at: BlendAt | None = None
     item_plan: Plan | None = None
     text_plan: Plan | None = None
@@ -101,17 +106,27 @@ class Recommender(tf.Module):
         self.available = tf.Variable(available, dtype=tf.bool, shape=[None], trainable=False)
         self.item_vectors = _grows(parts.item_vectors)
         self.text_vectors = None if parts.text_vectors is None else _grows(parts.text_vectors)
+        self.blend_texts = None if parts.blend_texts is None else _grows(parts.blend_texts)
+        if parts.whitening is not None:  # for reindex; no signature reads it
+            self.whitening_centre, self.whitening_directions = (
+                tf.Variable(part, trainable=False) for part in parts.whitening
+            )
         self.popularity = _grows(parts.popularity)
         self.item_index = indexed.make_index(parts.item_plan, self.item_vectors, self.available)
         self.text_index = indexed.make_index(parts.text_plan, self.text_vectors, self.available)
         self.blended = None
         if parts.item_plan and parts.item_plan.approximate and parts.blend_at is not None:
             texts = (self.text_index, parts.text_plan)
-            of_items = (self.item_vectors, self.text_vectors, parts.popularity, self.available)
+            of_items = (self.item_vectors, self.text_vectors, self.compared, parts.popularity, self.available)
             self.blended = BlendedSearch(parts.blend_at, self.item_index, texts, *of_items)
         values, offsets = parts.stored_history
         self.stored_items = tf.Variable(values, dtype=tf.int32, trainable=False)
         self.stored_offsets = tf.Variable(offsets, dtype=tf.int64, trainable=False)
+
+    @property
+    def compared(self) -> tf.Variable | None:
+        """The text vectors that a blend compares."""
+        return self.text_vectors if self.blend_texts is None else self.blend_texts
 
     def stored_history(self, user: tf.Tensor) -> tf.Tensor:
         """Stored items of users [B], oldest first, 0 on the left, int32 [B, H] with H that of the longest."""
@@ -222,7 +237,7 @@ class _Asked:
         """What retrieval says, by the index if there is one."""
         if not self.scores_all:
             return ByIndex(self.module, self.vectors(user, seen), self.blended(seen), self.is_known(user, seen))
-        cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), self.module.text_vectors
+        cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), self.module.compared
         if self.parts.cascade is not None:
             found = self.parts.cascade.evidence(cosines, seen_last, texts)
         else:

@@ -24,6 +24,7 @@ Arrays = dict[str, np.ndarray]
 BATCH = 64
 SAME = 1e-4  # of a unit vector: batches of another size round otherwise
 _VARIABLE = {"embedding": "item_vectors", "text_embedding": "text_vectors"}
+_OF_CATALOGUE = ("item_ids", "item_vectors", "text_vectors", "blend_texts", "popularity", "available")
 _OF_MODEL = ("embed_item", "embed_query")  # read the weights alone, which stay; verification runs them again
 _GRAPH_ONLY = shutil.ignore_patterns("variables", "fingerprint.pb", "assets.extra")
 
@@ -142,7 +143,7 @@ def _changes(
     remove: Sequence[bytes],
     columns: Mapping[str, np.ndarray],
 ) -> Changes:
-    catalogue = read_variables(path, ("item_ids", "item_vectors", "text_vectors", "popularity", "available"))
+    catalogue = read_variables(path, _OF_CATALOGUE)
     known = {id_: row for row, id_ in enumerate(catalogue["item_ids"].tolist())}
     ids = items["item_id"]
     _check_ids(ids.tolist(), remove, known)
@@ -154,6 +155,7 @@ def _changes(
     grown["item_ids"][old:] = new
     vectors, ends = _embedded(path, items) if len(ids) else ({}, None)
     same = _put_vectors(grown, index, vectors, old)
+    reindexed.put_blend_texts(path, grown, index[~same])
     held = read_variables(path, columns)  # shorter than the catalogue where nothing has filled them
     held = {name: _with_rows(rows, old + len(new) - len(rows), np.nan) for name, rows in held.items()}
     same &= _put_columns(held, index, columns)

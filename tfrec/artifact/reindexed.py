@@ -1,4 +1,4 @@
-"""What a new version's indexes hold: items leave their buckets and enter the nearest ones."""
+"""What a new version's indexes hold: items leave their buckets and enter the nearest ones; and the blend's texts."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tfrec.artifact.blended import moments
 from tfrec.artifact.buckets import Buckets
 from tfrec.artifact.variables import read_variables
 from tfrec.errors import ArtifactError
+from tfrec.evaluation.whitening import Whitening
 
 _OF = {"item_index": "item_vectors", "text_index": "text_vectors"}
 
@@ -23,7 +24,7 @@ def indexes(
 
     Args:
         path: of the version.
-        catalogue: the new "item_vectors", "text_vectors" and "available".
+        catalogue: the new "item_vectors", "text_vectors", "available" and, where the blend has its own, "blend_texts".
         moved: rows that are new, changed or listed again.
         delisted: rows that may not be found any more.
 
@@ -44,6 +45,20 @@ def indexes(
             changed |= zip(names, (after.centroids.T, after.items, after.starts, rows), strict=False)
         elif "columns" in held:
             changed[f"{index}/columns"] = scan.columns(catalogue[table], catalogue["available"])
-    sums = {"blended/item_moments": "item_vectors", "blended/text_moments": "text_vectors"}
+    compared = "blend_texts" if "blend_texts" in catalogue else "text_vectors"
+    sums = {"blended/item_moments": "item_vectors", "blended/text_moments": compared}
     held = read_variables(path, sums)
     return changed | {name: moments(catalogue[sums[name]]) for name in held}
+
+
+def put_blend_texts(path: Path, catalogue: Mapping[str, np.ndarray], moved: np.ndarray) -> None:
+    """Whitens the texts of rows into "blend_texts"; they stay where a version has no whitening.
+
+    Args:
+        path: of the version.
+        catalogue: the new "text_vectors" and, where the blend has its own, "blend_texts", both with all rows.
+        moved: rows that are new or changed.
+    """
+    held = read_variables(path, ("whitening_centre", "whitening_directions"))
+    if held and "blend_texts" in catalogue:
+        catalogue["blend_texts"][moved] = Whitening(*held.values())(catalogue["text_vectors"][moved])

@@ -42,14 +42,12 @@ class BlendAt:
 
     Args:
         blend: fitted; only its raw variables are read.
-        text_moments: of the blend's texts; None where the catalogue's are the blend's.
     """
 
-    def __init__(self, blend: Blend, text_moments: np.ndarray | None):
+    def __init__(self, blend: Blend):
         self.blend, weights = blend, blend.weight_of
         self.reads_texts = "text" in weights
         self.sparse = [name for name in (*LINEAR, "frequency") if name in weights]
-        self._text_moments = text_moments
         if "popularity" in weights:
             counts = np.asarray(blend.popularity)[1:].astype(np.float64)
             self._popularity_moments = float(counts.mean()), float(counts.var())
@@ -84,12 +82,12 @@ class BlendAt:
             items: rows of ``own``.
             sums: as of :meth:`sums`.
             own: item vectors, and their moments.
-            texts: the catalogue's text vectors where it has texts, and their moments.
+            texts: the text vectors that are compared, and their moments; None where the blend reads none.
         """
         size = tf.cast(tf.shape(own[0])[0] - 1, tf.float32)
         products: dict[str, Callable[[], tf.Tensor]] = {
             "model": lambda: _product(query, items, Table(*own)),
-            "text": lambda: self._text(history, items, texts and Table(*texts), size),
+            "text": lambda: self._text(history, items, texts),
             "popularity": lambda: self._popular(items, size),
         }
         return {
@@ -113,14 +111,9 @@ class BlendAt:
         flat = [tf.shape(history)[0], tf.shape(history)[1] * self.blend.neighbours]
         return sum_up(tf.reshape(ids, flat), tf.reshape(values, flat))
 
-    def _text(self, history: tf.Tensor, items: tf.Tensor, texts: Table | None, size: tf.Tensor) -> tf.Tensor:
-        if self._text_moments is None:
-            assert texts is not None
-            return _product(self.profile(history, texts.vectors), items, texts)
-        table = Table(self.blend.texts.value, tf.constant(self._text_moments))
-        history, _ = self._trained(history, tf.zeros(tf.shape(history)))
-        items, known = self._trained(items, tf.ones(tf.shape(items)))
-        return _product(self.profile(history, table.vectors), items, table, known, self.blend.items / size)
+    def _text(self, history: tf.Tensor, items: tf.Tensor, texts: tuple[tf.Tensor, tf.Tensor] | None) -> tf.Tensor:
+        assert texts is not None
+        return _product(self.profile(history, texts[0]), items, Table(*texts))
 
     def _popular(self, items: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         items, known = self._trained(items, tf.ones(tf.shape(items)))
@@ -184,19 +177,11 @@ def _comparable(sums: Sums, items: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
     return _standard(squash(at(sums, items)), *moments(squash(sums.totals), squash(zero)))
 
 
-def _product(
-    query: tf.Tensor, items: tf.Tensor, table: Table, known: tf.Tensor | float = 1.0, share: tf.Tensor | float = 1.0
-) -> tf.Tensor:
-    """Standardised products with the query at items.
-
-    Args:
-        known: [B, C], 0 where an item has no vector.
-        share: of the catalogue that the table covers; the products of the rest are 0.
-    """
+def _product(query: tf.Tensor, items: tf.Tensor, table: Table) -> tf.Tensor:
+    """Standardised products with the query at items."""
     mean = tf.matmul(query, table.moments[-1:], transpose_b=True)
     variance = tf.reduce_sum(tf.matmul(query, table.moments[:-1]) * query, axis=1, keepdims=True)
-    scores = tf.linalg.matvec(tf.gather(table.vectors, items), query)
-    return _standard(scores * known, *_among_more(mean, variance, share))
+    return _standard(tf.linalg.matvec(tf.gather(table.vectors, items), query), mean, variance)
 
 
 def _among_more(mean: Any, variance: Any, share: Any) -> tuple[Any, Any]:

@@ -13,7 +13,7 @@ from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest, 
 from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest, MultiInferenceResponse
 from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest, ReloadConfigResponse
 from tensorflow_serving.apis.model_pb2 import ModelSpec
-from tensorflow_serving.apis.predict_pb2 import PredictRequest, PredictResponse
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
 from tensorflow_serving.apis.regression_pb2 import RegressionRequest, RegressionResponse
 
 from tfrec.server.examples import count_examples, run_classify, run_multi_inference, run_regress
@@ -21,7 +21,7 @@ from tfrec.server.manager import Manager
 from tfrec.server.metrics import Metrics
 from tfrec.server.predict import run_predict
 from tfrec.server.status import RequestError, invalid
-from tfrec.server.tensors import to_content, to_proto
+from tfrec.server.tensors import packed
 
 SIGNATURE_DEF = "signature_def"
 Deadline = float | None
@@ -38,11 +38,12 @@ class Api:
 
     def __init__(self, manager: Manager, metrics: Metrics | None = None, content: bool = False):
         self.manager, self.metrics = manager, metrics or Metrics()
-        self._run_predict = functools.partial(run_predict, encode=to_content if content else to_proto)
+        self._run_predict = functools.partial(run_predict, encode=packed) if content else run_predict
 
-    def predict(self, request: PredictRequest, deadline: Deadline = None) -> PredictResponse:
+    def predict(self, request: PredictRequest, deadline: Deadline = None) -> bytes:
         """See run_predict; NOT_FOUND when there is no such model."""
-        return self._run(self._run_predict, request, deadline)
+        answer: bytes = self._run(self._run_predict, request, deadline)
+        return answer
 
     def classify(self, request: ClassificationRequest, deadline: Deadline = None) -> ClassificationResponse:
         """See run_classify; NOT_FOUND when there is no such model."""
@@ -108,11 +109,11 @@ class Api:
         response.status.SetInParent()
         return response
 
-    def measured(self, call: Callable[..., Any], model: str, name: str, entry: str) -> Any:
+    def measured(self, model: str, name: str, entry: str, call: Callable[..., Any], *arguments: Any) -> Any:
         """Runs a call, counting it and how long it took."""
         started, status = time.perf_counter(), "OK"
         try:
-            answer = call()
+            answer = call(*arguments)
             self.metrics.latency.add((time.perf_counter() - started) * 1e6, model, name, entry)
             return answer
         except RequestError as error:

@@ -10,13 +10,13 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from tfrec.server.servable import Session
+from tfrec.server.servable import Session, Signature
 from tfrec.server.status import RequestError, invalid
 
 _MAX_RANK = 6
@@ -196,11 +196,20 @@ class BatchScheduler:
 
 
 class BatchingSession:
-    """A session whose calls wait for company."""
+    """A session whose calls wait for company.
 
-    def __init__(self, session: Session, scheduler: BatchScheduler):
+    A call of other tensors than those of one whole signature, as an output filter or several tasks make it, runs alone.
+
+    Args:
+        session: that runs the batches.
+        scheduler: of all sessions.
+        signatures: of the session's model.
+    """
+
+    def __init__(self, session: Session, scheduler: BatchScheduler, signatures: Iterable[Signature]):
         self._session, self._scheduler = session, scheduler
-        self._queues: dict[tuple[tuple[str, ...], tuple[str, ...]], _Queue] = {}
+        self._declared = {(frozenset(i.tensor for i in s.inputs.values()), frozenset(s.fetches)) for s in signatures}
+        self._queues: dict[tuple[tuple[str, ...], tuple[str, ...]], _Queue | None] = {}
         self._lock = threading.Lock()
 
     def run(
@@ -211,7 +220,10 @@ class BatchingSession:
         Raises:
             RequestError: the inputs cannot be batched, the queue is full, or what the graph says.
         """
-        size, queue = _batch_size(feeds), self._queue(tuple(feeds), tuple(fetches))
+        queue = self._queue(tuple(feeds), tuple(fetches))
+        if queue is None:
+            return self._session.run(feeds, fetches, deadline)
+        size = _batch_size(feeds)
         tasks = [
             _Task(part, len(next(iter(part.values()))), math.inf if deadline is None else deadline)
             for part in self._parts(dict(feeds), size)
@@ -228,14 +240,15 @@ class BatchingSession:
 
     def close(self) -> None:
         """Frees the session; run must not be called afterwards."""
-        self._scheduler.remove(list(self._queues.values()))
+        self._scheduler.remove([queue for queue in self._queues.values() if queue is not None])
         self._session.close()
 
-    def _queue(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> _Queue:
+    def _queue(self, feeds: tuple[str, ...], fetches: tuple[str, ...]) -> _Queue | None:
         key = (feeds, fetches)
         with self._lock:
             if key not in self._queues:
-                self._queues[key] = self._scheduler.add(self._session, fetches)
+                declared = (frozenset(feeds), frozenset(fetches)) in self._declared
+                self._queues[key] = self._scheduler.add(self._session, fetches) if declared else None
             return self._queues[key]
 
     def _parts(self, feeds: dict[str, np.ndarray], size: int) -> list[dict[str, np.ndarray]]:

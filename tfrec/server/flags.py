@@ -10,7 +10,7 @@ import os
 WITHOUT_EFFECT = (
     *("enable_profiler", "enforce_session_run_timeout", "flush_filesystem_caches", "num_tflite_interpreters_per_pool"),
     *("num_tflite_pools", "num_unload_threads", "per_process_gpu_memory_fraction"),
-    *("remove_unused_fields_from_bundle_metagraph", "xla_cpu_compilation_enabled"),
+    *("remove_unused_fields_from_bundle_metagraph", "skip_initialize_tpu", "xla_cpu_compilation_enabled"),
 )
 EXAMPLE = "example: tfrec-model-server --port 8500 --model_name shop --model_base_path exports/shop"
 

@@ -19,7 +19,6 @@ from pathlib import Path
 import grpc
 import tensorflow as tf
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from tfrec.errors import ServerError
@@ -33,7 +32,7 @@ from tfrec.server.metrics import Metrics
 from tfrec.server.protos import BatchingParameters, MonitoringConfig, read_text
 from tfrec.server.rest import PROMETHEUS_PATH, Rest
 from tfrec.server.servable import Servable
-from tfrec.server.services import ModelService, PredictionService
+from tfrec.server.services import handlers
 from tfrec.server.session import Threads
 from tfrec.server.status import RequestError, invalid
 from tfrec.server.tls import read_credentials
@@ -79,8 +78,7 @@ def start(
     pool = ThreadPoolExecutor(threads, thread_name_prefix="grpc")
     server = grpc.server(pool, options=[*_UNLIMITED, *options], maximum_concurrent_rpcs=threads + _WAITING)
     api = api or Api(manager)
-    prediction_service_pb2_grpc.add_PredictionServiceServicer_to_server(PredictionService(api), server)
-    model_service_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(api), server)
+    server.add_generic_rpc_handlers(handlers(api))
     if health_check:
         servicer = health.HealthServicer()
         servicer.set("", health_pb2.HealthCheckResponse.SERVING)
@@ -184,13 +182,10 @@ def _model_config(arguments: argparse.Namespace) -> ModelServerConfig:
 
 
 def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) -> Loading:
-    both = arguments.tensorflow_session_parallelism
-    threads = Threads(
-        arguments.tensorflow_intra_op_parallelism or both, arguments.tensorflow_inter_op_parallelism or both
-    )
     scheduler = _scheduler(arguments, stack)
-    wrap = None if scheduler is None else lambda session: BatchingSession(session, scheduler)
+    wrap = None if scheduler is None else lambda session, signatures: BatchingSession(session, scheduler, signatures)
     tags, check_methods = arguments.saved_model_tags.split(","), arguments.enable_signature_method_name_check
+    threads = _threads(arguments)
     iterations = max(arguments.num_request_iterations_for_warmup, 1) if arguments.enable_model_warmup else 0
     return Loading(
         load=lambda path: _load(lambda: Servable(path, threads, wrap, tags, check_methods), iterations, metrics),
@@ -199,6 +194,18 @@ def _loading(arguments: argparse.Namespace, metrics: Metrics, stack: ExitStack) 
         retry_seconds=arguments.load_retry_interval_micros / 1e6,
         early_labels=arguments.allow_version_labels_for_unavailable_models,
     )
+
+
+def _threads(arguments: argparse.Namespace) -> Threads:
+    intra, inter = arguments.tensorflow_intra_op_parallelism, arguments.tensorflow_inter_op_parallelism
+    both = arguments.tensorflow_session_parallelism
+    if intra and inter and both:
+        raise invalid(
+            "Either configure server_options.tensorflow_session_parallelism or "
+            "(server_options.tensorflow_intra_op_parallelism, server_options.tensorflow_inter_op_parallelism) "
+            "separately. You cannot configure all."
+        )
+    return Threads(intra, inter) if intra or inter else Threads(both, both)
 
 
 def _load(make: Callable[[], Servable], iterations: int, metrics: Metrics) -> Servable:

@@ -96,7 +96,8 @@ class _Connection(BaseHTTPRequestHandler):
         except RequestError as error:
             self.close_connection = True  # what follows cannot be told from the rest of the body
             return self._send(refusal(error))
-        future = self.server.pool.submit(self.server.rest.answer, self.command, self.path, body)
+        origin = self.headers.get("Origin", "")
+        future = self.server.pool.submit(self.server.rest.answer, self.command, self.path, body, origin)
         try:
             self._send(future.result(self.server.rest.timeout_seconds))
         except Late:

@@ -84,16 +84,17 @@ class Manager:
         Raises:
             RequestError: there is none.
         """
-        if not spec.name:
+        name = spec.name
+        if not name:
             raise invalid("ModelSpec has no name specified.")
         choice, number = spec.WhichOneof("version_choice"), None
         if choice:
-            number = spec.version.value if choice == "version" else self.version_of(spec.name, spec.version_label)
+            number = spec.version.value if choice == "version" else self.version_of(name, spec.version_label)
         while True:
-            ready = self._ready.get(spec.name, {})
-            version = ready.get(next(iter(ready), None) if number is None else number)  # type: ignore[arg-type]
+            ready = self._ready.get(name, {})
+            version = next(iter(ready.values()), None) if number is None else ready.get(number)
             if version is None:
-                wanted = f"Latest({spec.name})" if number is None else f"Specific({spec.name}, {number})"
+                wanted = f"Latest({name})" if number is None else f"Specific({name}, {number})"
                 raise RequestError("NOT_FOUND", f"Servable not found for request: {wanted}")
             servable = version.acquire()
             if servable is not None:

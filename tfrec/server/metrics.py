@@ -52,7 +52,9 @@ class Histogram:
     def add(self, value: float, *labels: str) -> None:
         """Counts a value; one text per label."""
         with self._lock:
-            cell = self._cells.setdefault(labels, [0] * (len(self._limits) + 1) + [0.0])
+            cell = self._cells.get(labels)
+            if cell is None:
+                cell = self._cells[labels] = [0] * (len(self._limits) + 1) + [0.0]
             cell[bisect.bisect_right(self._limits, value)] += 1
             cell[-1] += value
 

@@ -45,6 +45,7 @@ _CORS = {
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
+_ORIGIN = re.compile("https?://")
 PROMETHEUS_PATH = "/monitoring/prometheus/metrics"
 
 
@@ -74,14 +75,18 @@ class Rest:
         self._api, self._metrics_path, self.timeout_seconds = api, metrics_path, timeout_seconds
         self.headers = _CORS if cors else {}
 
-    def answer(self, method: str, path: str, body: bytes) -> Answer:
-        """Answers a request, whatever it is."""
+    def answer(self, method: str, path: str, body: bytes, origin: str = "") -> Answer:
+        """Answers a request, whatever it is.
+
+        Args:
+            origin: of the page that a browser asks from.
+        """
         if self._metrics_path and path.partition("?")[0] == self._metrics_path:
             return self._metrics(path)
         if not _API.fullmatch(path):
             return Answer(404, "text/html", _NOT_FOUND.encode())
         if method == "OPTIONS" and self.headers:
-            return _json(200, "")
+            return _json(200 if _ORIGIN.search(origin) else 400, "")
         try:
             return _json(200, self._dispatch(method, path, body))
         except _NoNumberError:
@@ -96,7 +101,7 @@ class Rest:
         if method == "POST" and call:
             spec, name = _spec(call), call["method"]
             if name.islower():  # as the path may be written in capitals, the method may not
-                return self._api.measured(lambda: self._call(name, spec, body), spec.name, name, "REST")
+                return self._api.measured(spec.name, name, "REST", self._call, name, spec, body)
         if method == "GET" and look:
             if not look["name"]:
                 raise invalid("Missing model name in request.")

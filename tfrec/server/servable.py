@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -52,9 +52,14 @@ class Signature:
     method: str
 
     @functools.cached_property
-    def dtypes(self) -> Mapping[str, tf.DType]:
-        """The type of every input, by the name of its tensor."""
-        return {info.tensor: info.dtype for info in self.inputs.values()}
+    def feeds(self) -> tuple[tuple[str, str, np.dtype], ...]:
+        """Name, tensor and numpy's type of every input."""
+        return tuple((alias, i.tensor, np.dtype(i.dtype.as_numpy_dtype)) for alias, i in self.inputs.items())
+
+    @functools.cached_property
+    def fetches(self) -> tuple[str, ...]:
+        """The tensors of all outputs."""
+        return tuple(info.tensor for info in self.outputs.values())
 
 
 class Servable:
@@ -76,7 +81,7 @@ class Servable:
         self,
         path: str | Path,
         threads: Threads | None = None,
-        wrap: Callable[[GraphSession], Session] | None = None,
+        wrap: Callable[[GraphSession, Iterable[Signature]], Session] | None = None,
         tags: Sequence[str] = ("serve",),
         check_methods: bool = False,
     ):
@@ -86,7 +91,7 @@ class Servable:
         self.signatures: Mapping[str, Signature] = read_signatures(meta_graph)
         self.signature_defs = SignatureDefMap(signature_def=meta_graph.signature_def)
         session = GraphSession(self.path, meta_graph, graph, threads)
-        self.session: Session = wrap(session) if wrap else session
+        self.session: Session = wrap(session, self.signatures.values()) if wrap else session
 
     def run(
         self,
@@ -112,14 +117,16 @@ class Servable:
             RequestError: the request does not fit the signature, or the graph refuses it.
         """
         found = self._signature(signature or DEFAULT_SIGNATURE)
+        _check_names(found, inputs)
         feeds = {
-            found.inputs[alias].tensor: decode(alias, value) if alias in inputs else value
-            for alias, value in complete_inputs(found, inputs).items()
+            tensor: decode(alias, inputs[alias]) if alias in inputs else found.defaults[alias]
+            for alias, tensor, _ in found.feeds
         }
-        wanted = _check_outputs(found, outputs or ())
-        _check_dtypes(found, feeds)
-        values = self.session.run(feeds, [found.outputs[alias].tensor for alias in wanted], deadline)
-        return dict(zip(wanted, values, strict=True))
+        wanted, fetches = _wanted(found, outputs) if outputs else (found.outputs, found.fetches)
+        for _, tensor, dtype in found.feeds:
+            if feeds[tensor].dtype is not dtype:
+                _check_dtypes(found, feeds)
+        return dict(zip(wanted, self.session.run(feeds, fetches, deadline), strict=True))
 
     def close(self) -> None:
         """Frees the session; run must not be called afterwards."""
@@ -144,8 +151,13 @@ def complete_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str
     Raises:
         RequestError: an input is missing or unknown.
     """
-    if inputs.keys() == signature.inputs.keys():
-        return {alias: inputs[alias] for alias in signature.inputs}
+    _check_names(signature, inputs)
+    return {alias: inputs[alias] if alias in inputs else signature.defaults[alias] for alias in signature.inputs}
+
+
+def _check_names(signature: Signature, inputs: Mapping[str, Any]) -> None:
+    if len(inputs) == len(signature.inputs) and all(map(inputs.__contains__, signature.inputs)):
+        return
     extra, missing = inputs.keys() - signature.inputs.keys(), signature.inputs.keys() - inputs.keys()
     wrong_size = len(inputs) > len(signature.inputs) or (len(inputs) < len(signature.inputs) and not signature.defaults)
     if wrong_size:
@@ -165,7 +177,6 @@ def complete_inputs(signature: Signature, inputs: Mapping[str, Any]) -> dict[str
             f"Inputs contains invalid name. Used request inputs: {_joined(inputs.keys() - extra)}, "
             f"request input: {_joined(inputs)}",
         )
-    return {alias: inputs[alias] if alias in inputs else signature.defaults[alias] for alias in signature.inputs}
 
 
 def read_signatures(meta_graph: MetaGraphDef) -> dict[str, Signature]:
@@ -200,27 +211,25 @@ def _tensor_info(info: Any) -> TensorInfo:
 
 
 def _check_dtypes(signature: Signature, feeds: Mapping[str, np.ndarray]) -> None:
-    expected = signature.dtypes
-    if all(dtype_of(value) is expected[tensor] for tensor, value in feeds.items()):  # types are singletons
-        return
+    expected = {info.tensor: info.dtype for info in signature.inputs.values()}
     for i, tensor in enumerate(sorted(feeds)):  # the session counts its arguments in this order
         got = dtype_of(feeds[tensor])
         if got != expected[tensor]:
             raise invalid(f"Expects arg[{i}] to be {dtype_name(expected[tensor])} but {dtype_name(got)} is provided")
 
 
-def _check_outputs(signature: Signature, outputs: Sequence[str]) -> tuple[str, ...]:
-    seen: set[str] = set()
+def _wanted(signature: Signature, outputs: Sequence[str]) -> tuple[list[str], tuple[str, ...]]:
+    """The outputs that are asked for and their tensors."""
     for alias in outputs:
         if alias not in signature.outputs:
             raise invalid(
                 f"output tensor alias not found in signature: {alias} "
                 f"Outputs expected to be in the set {_braced(signature.outputs)}.",
             )
-        if alias in seen:
+        if list(outputs).count(alias) > 1:
             raise invalid(f"duplicate output tensor alias: {alias}")
-        seen.add(alias)
-    return tuple(sorted(seen)) if seen else tuple(signature.outputs)
+    wanted = sorted(outputs)
+    return wanted, tuple(signature.outputs[alias].tensor for alias in wanted)
 
 
 def _joined(names: Any) -> str:

@@ -1,4 +1,4 @@
-"""The gRPC services: calls of the Api behind TensorFlow Serving's stubs."""
+"""The gRPC services: calls of the Api under TensorFlow Serving's names."""
 
 from __future__ import annotations
 
@@ -8,51 +8,69 @@ from collections.abc import Callable
 from typing import Any
 
 import grpc
-from tensorflow_serving.apis import model_service_pb2_grpc, prediction_service_pb2_grpc
+from tensorflow_serving.apis.classification_pb2 import ClassificationRequest
+from tensorflow_serving.apis.get_model_metadata_pb2 import GetModelMetadataRequest
+from tensorflow_serving.apis.get_model_status_pb2 import GetModelStatusRequest
+from tensorflow_serving.apis.inference_pb2 import MultiInferenceRequest
+from tensorflow_serving.apis.model_management_pb2 import ReloadConfigRequest
+from tensorflow_serving.apis.predict_pb2 import PredictRequest
+from tensorflow_serving.apis.regression_pb2 import RegressionRequest
 
 from tfrec.server.api import Api, Deadline
 from tfrec.server.status import RequestError
 
+Timed = Callable[[Any, Deadline], Any]
+Handler = Callable[[Any, grpc.ServicerContext], Any]
 _LOG = logging.getLogger(__name__)
 
 
-class PredictionService(prediction_service_pb2_grpc.PredictionServiceServicer):
-    """Predict, Classify, Regress, MultiInference and GetModelMetadata."""
-
-    def __init__(self, api: Api):
-        self.Predict = _timed(_measured(api, "Predict", api.predict))
-        self.Classify = _timed(_measured(api, "Classify", api.classify))
-        self.Regress = _timed(_measured(api, "Regress", api.regress))
-        self.MultiInference = _timed(api.multi_inference)
-        self.GetModelMetadata = _plain(api.metadata)
-
-
-class ModelService(model_service_pb2_grpc.ModelServiceServicer):
-    """GetModelStatus and HandleReloadConfigRequest."""
-
-    def __init__(self, api: Api):
-        self.GetModelStatus = _plain(api.status)
-        self._api = api
-
-    def HandleReloadConfigRequest(self, request: Any, context: grpc.ServicerContext) -> Any:  # noqa: N802 (the stub's)
-        return _answer(context, lambda: self._api.reload(request, context.is_active))
+def handlers(api: Api) -> list[grpc.GenericRpcHandler]:
+    """PredictionService and ModelService over an Api."""
+    prediction = {
+        "Predict": _handler(PredictRequest, _measured(api, "Predict", api.predict)),
+        "Classify": _handler(ClassificationRequest, _measured(api, "Classify", api.classify)),
+        "Regress": _handler(RegressionRequest, _measured(api, "Regress", api.regress)),
+        "MultiInference": _handler(MultiInferenceRequest, _timed(api.multi_inference)),
+        "GetModelMetadata": _handler(GetModelMetadataRequest, _plain(api.metadata)),
+    }
+    model = {
+        "GetModelStatus": _handler(GetModelStatusRequest, _plain(api.status)),
+        "HandleReloadConfigRequest": _handler(ReloadConfigRequest, _reload(api)),
+    }
+    return [
+        grpc.method_handlers_generic_handler(f"tensorflow.serving.{service}", methods)
+        for service, methods in (("PredictionService", prediction), ("ModelService", model))
+    ]
 
 
-def _measured(api: Api, name: str, call: Callable[[Any, Deadline], Any]) -> Callable[[Any, Deadline], Any]:
-    return lambda request, deadline: api.measured(
-        lambda: call(request, deadline), request.model_spec.name, name, "GRPC"
+def _handler(request: Any, handle: Handler) -> grpc.RpcMethodHandler:
+    return grpc.unary_unary_rpc_method_handler(handle, request.FromString, _serialized)
+
+
+def _serialized(answer: Any) -> bytes:
+    return answer if isinstance(answer, bytes) else answer.SerializeToString()
+
+
+def _reload(api: Api) -> Handler:
+    return lambda request, context: _answer(context, api.reload, request, context.is_active)
+
+
+def _measured(api: Api, name: str, call: Timed) -> Handler:
+    return lambda request, context: _answer(
+        context, api.measured, request.model_spec.name, name, "GRPC", call, request, _deadline(context)
     )
 
 
-def _timed(call: Callable[[Any, Deadline], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
-    def handle(request: Any, context: grpc.ServicerContext) -> Any:
-        left = context.time_remaining()
-        return _answer(context, call, request, None if left is None else time.monotonic() + left)
-
-    return handle
+def _timed(call: Timed) -> Handler:
+    return lambda request, context: _answer(context, call, request, _deadline(context))
 
 
-def _plain(call: Callable[[Any], Any]) -> Callable[[Any, grpc.ServicerContext], Any]:
+def _deadline(context: grpc.ServicerContext) -> Deadline:
+    left = context.time_remaining()
+    return None if left is None else time.monotonic() + left
+
+
+def _plain(call: Callable[[Any], Any]) -> Handler:
     return lambda request, context: _answer(context, call, request)
 
 

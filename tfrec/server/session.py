@@ -92,7 +92,7 @@ class GraphSession:
             handle = self._callables.get(key)
             if handle is None:
                 handle = self._make_callable(key)
-            return [_array(value) for value in self._call(handle, feeds)]
+            return [value if isinstance(value, np.ndarray) else _scalar(value) for value in self._call(handle, feeds)]
         except tf.errors.OpError as error:
             raise from_runtime(error) from error
 
@@ -169,10 +169,8 @@ def _init_op(meta_graph: MetaGraphDef) -> str:
     return ""
 
 
-def _array(value: Any) -> np.ndarray:
-    if isinstance(value, np.ndarray):
-        return value
-    return np.array(value, object if isinstance(value, bytes) else None)  # a scalar
+def _scalar(value: Any) -> np.ndarray:
+    return np.array(value, object if isinstance(value, bytes) else None)
 
 
 def _text(path: Path) -> np.ndarray:

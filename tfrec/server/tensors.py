@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -36,12 +38,36 @@ _SAME_BYTES = (tf.float32, tf.float64, tf.bool, tf.complex64, tf.complex128)
 _MOST_FILLED = 2**26  # elements that a message may ask for without sending them
 _SMALL = 64  # where copying a repeated field to a list stops being the fastest way to numpy
 
-_BY_NUMBER = {dtype.as_datatype_enum: (dtype, np.dtype(dtype.as_numpy_dtype)) for dtype in _FIELDS}
-_NUMBERS = {dtype: dtype.as_datatype_enum for dtype in _FIELDS}
-_BY_NUMPY = {np.dtype(dtype.as_numpy_dtype): dtype for dtype in _FIELDS}
-_TAGS = {
-    dtype: _VarintBytes(TensorProto.DESCRIPTOR.fields_by_name[_FIELDS[dtype]].number << 3 | 2) for dtype in _SAME_BYTES
-}
+
+class _Kind(NamedTuple):
+    """What there is to know of a type. They are found by numpy's, as a tf.DType takes microseconds to hash or compare.
+
+    Args:
+        field: of typed values.
+        part: the type of the numbers inside the field.
+        sent: the number of the field if its bytes are those of the array.
+    """
+
+    dtype: tf.DType
+    numpy: np.dtype
+    field: str
+    part: type | None
+    sent: int | None
+
+
+def _kind(dtype: tf.DType, name: str) -> _Kind:
+    number = TensorProto.DESCRIPTOR.fields_by_name[name].number
+    return _Kind(
+        dtype, np.dtype(dtype.as_numpy_dtype), name, _PARTS.get(dtype), number if dtype in _SAME_BYTES else None
+    )
+
+
+_KINDS = [_kind(dtype, name) for dtype, name in _FIELDS.items()]
+_BY_NUMBER = {kind.dtype.as_datatype_enum: kind for kind in _KINDS}
+_BY_NUMPY = {kind.numpy: kind for kind in _KINDS}
+_STRING = _BY_NUMBER[tf.string.as_datatype_enum]
+_CONTENT = TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].number
+_varint = functools.lru_cache(4096)(_VarintBytes)
 
 
 def to_array(proto: TensorProto) -> np.ndarray:
@@ -61,64 +87,68 @@ def to_array(proto: TensorProto) -> np.ndarray:
         raise ValueError("a tensor must have a fully known shape")
     if proto.dtype not in _BY_NUMBER:
         raise ValueError(f"tensors of dtype {proto.dtype} are not supported")
-    dtype, numpy_dtype = _BY_NUMBER[proto.dtype]
-    content = proto.tensor_content
-    if content and dtype is not tf.string:
-        return np.frombuffer(content, numpy_dtype).reshape(shape)
-    values = _typed_values(proto, dtype, numpy_dtype)
+    kind, content = _BY_NUMBER[proto.dtype], proto.tensor_content
+    if content and kind is not _STRING:
+        return np.frombuffer(content, kind.numpy).reshape(shape)
+    values = _typed_values(proto, kind)
     size = math.prod(shape)
     return (values if len(values) == size else _fill(values, size)).reshape(shape)
 
 
-def to_proto(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto:
-    """Encodes an array as typed values, the form in which TensorFlow Serving answers.
+def to_proto(array: np.ndarray) -> TensorProto:
+    """Encodes an array as typed values."""
+    return TensorProto.FromString(typed(array))
 
-    Args:
-        proto: an empty message to fill; a new one when absent.
-    """
-    proto = TensorProto() if proto is None else proto
-    dtype = _describe(array, proto)
-    if dtype in _TAGS:
-        data = array.tobytes()
-        proto.MergeFromString(_TAGS[dtype] + _VarintBytes(len(data)) + data)
-    elif dtype == tf.string:
-        proto.string_val.extend(v.encode() if isinstance(v, str) else v for v in array.ravel().tolist())
+
+def typed(array: np.ndarray) -> bytes:
+    """A serialized TensorProto of typed values, the form in which TensorFlow Serving answers."""
+    kind, head = _kind_of(array), _head(array.dtype, array.shape)
+    if kind.sent is not None:
+        return head + field(kind.sent, array.tobytes())
+    proto, flat = TensorProto(), array.ravel()
+    values = _strings(flat) if kind is _STRING else (flat.view(kind.part) if kind.part else flat).tolist()
+    getattr(proto, kind.field).extend(values)
+    return head + proto.SerializeToString()
+
+
+def packed(array: np.ndarray) -> bytes:
+    """A serialized TensorProto of tensor_content, as ``Tensor::AsProtoTensorContent``: of strings lengths first."""
+    if _kind_of(array) is not _STRING:
+        content = array.tobytes()
     else:
-        parts = array.ravel().view(_PARTS[dtype]) if dtype in _PARTS else array.ravel()
-        getattr(proto, _FIELDS[dtype]).extend(parts.tolist())
-    return proto
+        values = _strings(array.ravel())
+        content = b"".join([_VarintBytes(len(value)) for value in values] + values)
+    return _head(array.dtype, array.shape) + (field(_CONTENT, content) if content else b"")
 
 
-def to_content(array: np.ndarray, proto: TensorProto | None = None) -> TensorProto:
-    """Encodes an array as tensor_content, as ``Tensor::AsProtoTensorContent``: strings as their lengths, then bytes.
-
-    Args:
-        proto: an empty message to fill; a new one when absent.
-    """
-    proto = TensorProto() if proto is None else proto
-    if _describe(array, proto) == tf.string:
-        values = [v.encode() if isinstance(v, str) else v for v in array.ravel().tolist()]
-        proto.tensor_content = b"".join([_VarintBytes(len(value)) for value in values] + values)
-    else:
-        proto.tensor_content = array.tobytes()
-    return proto
+def field(number: int, data: bytes) -> bytes:
+    """A field of bytes, text or a message as protobuf sends it; fields that follow one another are a message."""
+    return _varint(number << 3 | 2) + _varint(len(data)) + data
 
 
-def _describe(array: np.ndarray, proto: TensorProto) -> tf.DType:
-    """Fills in type and shape, and returns the type."""
-    dtype = dtype_of(array)
-    proto.dtype = _NUMBERS[dtype]
-    add = proto.tensor_shape.dim.add
-    for size in array.shape:
-        add().size = size
-    return dtype
+@functools.lru_cache(1024)
+def _head(dtype: np.dtype, shape: tuple[int, ...]) -> bytes:
+    """Type and shape."""
+    proto = TensorProto(dtype=_kind_of(np.empty(0, dtype)).dtype.as_datatype_enum)
+    proto.tensor_shape.SetInParent()
+    for size in shape:
+        proto.tensor_shape.dim.add().size = size
+    return proto.SerializeToString()
+
+
+def _strings(flat: np.ndarray) -> list[bytes]:
+    return [value.encode() if isinstance(value, str) else value for value in flat.tolist()]
 
 
 def dtype_of(array: np.ndarray) -> tf.DType:
     """The TensorFlow type of an array; text and bytes of any form are strings."""
+    return _kind_of(array).dtype
+
+
+def _kind_of(array: np.ndarray) -> _Kind:
     found = _BY_NUMPY.get(array.dtype)
     if found is None:
-        return tf.string if array.dtype.kind in "OSU" else tf.as_dtype(array.dtype)
+        return _STRING if array.dtype.kind in "OSU" else _BY_NUMBER[tf.as_dtype(array.dtype).as_datatype_enum]
     return found
 
 
@@ -127,16 +157,14 @@ def dtype_name(dtype: tf.DType) -> str:
     return DataType.Name(dtype.as_datatype_enum)[3:].lower()
 
 
-def _typed_values(proto: TensorProto, dtype: tf.DType, numpy_dtype: np.dtype) -> np.ndarray:
-    values = getattr(proto, _FIELDS[dtype])
-    if dtype == tf.string:
+def _typed_values(proto: TensorProto, kind: _Kind) -> np.ndarray:
+    values = getattr(proto, kind.field)
+    if kind is _STRING:
         strings = np.empty(len(values), object)
         strings[:] = values
         return strings
     numbers = np.array(values[:] if len(values) < _SMALL else values)
-    if dtype in _PARTS:
-        return numbers.astype(_PARTS[dtype]).view(numpy_dtype)
-    return numbers.astype(numpy_dtype)
+    return numbers.astype(kind.part).view(kind.numpy) if kind.part else numbers.astype(kind.numpy)
 
 
 def _fill(values: np.ndarray, size: int) -> np.ndarray:

@@ -14,9 +14,9 @@ from tfrec.evaluation.baselines.blend import standardize
 from tfrec.evaluation.baselines.counts import MOST_ITEMS, events
 from tfrec.evaluation.baselines.ease import EASE
 from tfrec.evaluation.baselines.search import Grid, ascend
-from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, Scorer
+from tfrec.evaluation.whitening import whiten
 from tfrec.models.blend import LINEAR, SPIKY, Blend
 from tfrec.training.mixing import mix
 from tfrec.training.neighbours import neighbours

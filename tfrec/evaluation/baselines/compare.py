@@ -13,9 +13,9 @@ from tfrec.evaluation import metrics, ragged
 from tfrec.evaluation.baselines.counts import events, refuse_large
 from tfrec.evaluation.baselines.fits import Fits, Recommender
 from tfrec.evaluation.baselines.search import Grid, Settings, ascend, every
-from tfrec.evaluation.baselines.text import whiten
 from tfrec.evaluation.ragged import Ragged
 from tfrec.evaluation.ranks import Holdout, rank
+from tfrec.evaluation.whitening import whiten
 
 logger = logging.getLogger(__name__)
 

@@ -50,26 +50,3 @@ class TextProfile:
             gamma: γ in (0, 1].
         """
         return lambda rows: weighted_sum(ragged.take(holdout.history, rows), self.text, gamma) @ self.text.T
-
-
-def whiten(text: np.ndarray) -> np.ndarray:
-    """Centres the rows, scales each singular direction by s^-½ and makes the rows unit again.
-
-    Half-way whitening: the few directions that every text shares stop deciding every cosine. A zero row (no text)
-    stays zero.
-
-    Args:
-        text: float32 [N+1, t].
-
-    Returns:
-        float32 [N+1, t'], with t' the rank of the centred rows.
-    """
-    known = np.flatnonzero(np.any(text != 0, axis=1))
-    centred = text[known].astype(np.float64)
-    centred -= centred.mean(axis=0)
-    squares, directions = np.linalg.eigh(centred.T @ centred)  # s²
-    real = squares > squares[-1] * 1e-10
-    rows = centred @ (directions[:, real] * squares[real] ** -0.25)
-    out = np.zeros((len(text), rows.shape[1]), np.float32)
-    out[known] = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return out
