@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.internal.encoder import _VarintBytes
 from tensorflow.core.framework.tensor_pb2 import TensorProto
 from tensorflow.core.framework.types_pb2 import DataType
 
@@ -67,7 +66,6 @@ _BY_NUMBER = {kind.dtype.as_datatype_enum: kind for kind in _KINDS}
 _BY_NUMPY = {kind.numpy: kind for kind in _KINDS}
 _STRING = _BY_NUMBER[tf.string.as_datatype_enum]
 _CONTENT = TensorProto.DESCRIPTOR.fields_by_name["tensor_content"].number
-_varint = functools.lru_cache(4096)(_VarintBytes)
 
 
 def to_array(proto: TensorProto) -> np.ndarray:
@@ -117,13 +115,23 @@ def packed(array: np.ndarray) -> bytes:
         content = array.tobytes()
     else:
         values = _strings(array.ravel())
-        content = b"".join([_VarintBytes(len(value)) for value in values] + values)
+        content = b"".join([_varint(len(value)) for value in values] + values)
     return _head(array.dtype, array.shape) + (field(_CONTENT, content) if content else b"")
 
 
 def field(number: int, data: bytes) -> bytes:
     """A field of bytes, text or a message as protobuf sends it; fields that follow one another are a message."""
     return _varint(number << 3 | 2) + _varint(len(data)) + data
+
+
+@functools.lru_cache(4096)
+def _varint(value: int) -> bytes:
+    """Seven bits a byte, the lowest first; the highest bit says that more follow."""
+    more = []
+    while value > 0x7F:
+        more.append(value & 0x7F | 0x80)
+        value >>= 7
+    return bytes([*more, value])
 
 
 @functools.lru_cache(1024)
