@@ -14,6 +14,7 @@ LOWEST = float(np.finfo(np.float32).min)
 Allowed = Callable[[tf.Tensor], tf.Tensor]
 Storage = Literal["float32", "bfloat16"]
 SURE = 4  # buckets that every query looks into, or nprobe if that is less
+_PARTS = 8  # in which buckets are copied and scored
 _SHORTLIST = 2  # of what is asked for, when rounded scores choose what is scored exactly
 
 
@@ -56,14 +57,14 @@ class IVF(tf.Module):
             allowed: items int32 [B, C] -> bool [B, C], asked about every item that is looked at.
         """
         scores, place = self._look(query, nprobe)
-        items = tf.gather(self.items, tf.maximum(place, 0))
         kept = place >= 0
         if allowed is not None:
-            kept &= allowed(items)
+            kept &= allowed(tf.gather(self.items, tf.maximum(place, 0)))
         rounded = self.rows.dtype != tf.float32
-        # At most M of the best are dropped: these few are compared, not all that was looked at.
+        # At most M of the best are dropped: these few are named and compared, not all that was looked at.
         wide = (_SHORTLIST if rounded else 1) * count + tf.shape(dropped)[1]
-        found, items = best_of(tf.where(kept, scores, LOWEST), items, wide)
+        found, place = best_of(tf.where(kept, scores, LOWEST), place, wide)
+        items = tf.where(found > LOWEST, tf.gather(self.items, place), 0)
         kept = (found > LOWEST) & ~among(items, dropped)
         if rounded:
             found = tf.linalg.matvec(tf.gather(self.vectors, items), query)
@@ -71,23 +72,45 @@ class IVF(tf.Module):
 
     def _look(self, query: tf.Tensor, nprobe: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and places in the lists [B, C] of what the nearest buckets hold; place -1 where a row has fewer."""
-        rows, buckets = tf.shape(query)[0], tf.shape(self.centroids)[1]
-        near = tf.math.top_k(tf.matmul(query, self.centroids), tf.minimum(nprobe, buckets))
+        buckets = tf.shape(self.centroids)[1]
+        products = tf.matmul(query, self.centroids)
+        near = tf.math.top_k(products, tf.minimum(nprobe, buckets), sorted=False)
         close = self._close(near.values, query, nprobe) | (nprobe >= buckets)
         starts = tf.gather(self.starts, near.indices)
         ends = tf.where(close, tf.gather(self.starts, near.indices + 1), starts)
         flat = tf.ragged.range(tf.reshape(starts, [-1]), tf.reshape(ends, [-1])).flat_values
-        lengths = tf.reduce_sum(ends - starts, axis=1)
-        place = tf.cond((rows == 1) & (tf.size(flat) > 0), lambda: flat[None], lambda: _padded(flat, lengths))
+        scores, place = tf.cond(
+            (tf.shape(query)[0] == 1) & (tf.size(flat) > 0),
+            lambda: (self._one(query, tf.boolean_mask(near.indices, close)), flat[None]),
+            lambda: self._many(query, _padded(flat, tf.reduce_sum(ends - starts, axis=1))),
+        )
+        return scores, place
+
+    def _one(self, query: tf.Tensor, buckets: tf.Tensor) -> tf.Tensor:
+        """Scores [1, C] of all that buckets [n] hold, one after another."""
+        starts, rows, scores = tf.convert_to_tensor(self.starts), tf.convert_to_tensor(self.rows), []
+        bounds = tf.range(_PARTS + 1) * tf.size(buckets) // _PARTS
+        query = tf.cast(query, rows.dtype)
+        for part in tf.split(buckets, bounds[1:] - bounds[:-1], num=_PARTS):
+            # Part after part: what was copied for a product is still in the processor's cache.
+            with tf.control_dependencies(scores[-1:]):
+                held = tf.raw_ops.RaggedGather(
+                    params_nested_splits=[starts], params_dense_values=rows, indices=part, OUTPUT_RAGGED_RANK=1
+                ).output_dense_values
+            scores.append(tf.matmul(held, query, transpose_b=True))
+        return tf.cast(tf.reshape(tf.concat(scores, axis=0), [1, -1]), tf.float32)
+
+    def _many(self, query: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Scores of what lies at the places [B, C]."""
         vectors = tf.gather(self.rows, tf.maximum(place, 0))  # [B, C, d]
         return tf.cast(tf.linalg.matvec(vectors, tf.cast(query, vectors.dtype)), tf.float32), place
 
     def _close(self, products: tf.Tensor, query: tf.Tensor, nprobe: tf.Tensor) -> tf.Tensor:
-        """Which buckets are within reach, by their c·q [B, n], the largest first."""
+        """Which buckets are within reach, by their c·q [B, n]."""
         if self.reach is None:
             return tf.ones_like(products, tf.bool)
-        behind = self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
-        return products >= products[:, :SURE][:, -1:] - behind
+        sure = tf.math.top_k(products, tf.minimum(SURE, tf.shape(products)[1])).values[:, -1:]
+        return products >= sure - self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
 
 
 def _padded(flat: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
