@@ -81,14 +81,15 @@ class IVF(tf.Module):
         flat = tf.ragged.range(tf.reshape(starts, [-1]), tf.reshape(ends, [-1])).flat_values
         scores, place = tf.cond(
             (tf.shape(query)[0] == 1) & (tf.size(flat) > 0),
-            lambda: (self._one(query, tf.boolean_mask(near.indices, close)), flat[None]),
+            lambda: (self._one(query, _chosen(near.indices, close)), flat[None]),
             lambda: self._many(query, _padded(flat, tf.reduce_sum(ends - starts, axis=1))),
         )
         return scores, place
 
     def _one(self, query: tf.Tensor, buckets: tf.Tensor) -> tf.Tensor:
         """Scores [1, C] of all that buckets [n] hold, one after another."""
-        starts, rows, scores = tf.convert_to_tensor(self.starts), tf.convert_to_tensor(self.rows), []
+        starts, rows = tf.convert_to_tensor(self.starts), tf.convert_to_tensor(self.rows)
+        scores: list[tf.Tensor] = []
         bounds = tf.range(_PARTS + 1) * tf.size(buckets) // _PARTS
         query = tf.cast(query, rows.dtype)
         for part in tf.split(buckets, bounds[1:] - bounds[:-1], num=_PARTS):
@@ -111,6 +112,11 @@ class IVF(tf.Module):
             return tf.ones_like(products, tf.bool)
         sure = tf.math.top_k(products, tf.minimum(SURE, tf.shape(products)[1])).values[:, -1:]
         return products >= sure - self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
+
+
+def _chosen(values: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
+    """What tf.boolean_mask gives, for tensors of which not even the rank is known."""
+    return tf.gather(tf.reshape(values, [-1]), tf.where(tf.reshape(chosen, [-1]))[:, 0])
 
 
 def _padded(flat: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
