@@ -14,7 +14,6 @@ LOWEST = float(np.finfo(np.float32).min)
 Allowed = Callable[[tf.Tensor], tf.Tensor]
 Storage = Literal["float32", "bfloat16"]
 SURE = 4  # buckets that every query looks into, or nprobe if that is less
-_PARTS = 8  # in which buckets are copied and scored
 _SHORTLIST = 2  # of what is asked for, when rounded scores choose what is scored exactly
 
 
@@ -72,51 +71,23 @@ class IVF(tf.Module):
 
     def _look(self, query: tf.Tensor, nprobe: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Scores and places in the lists [B, C] of what the nearest buckets hold; place -1 where a row has fewer."""
-        buckets = tf.shape(self.centroids)[1]
-        products = tf.matmul(query, self.centroids)
-        near = tf.math.top_k(products, tf.minimum(nprobe, buckets), sorted=False)
+        rows, buckets = tf.shape(query)[0], tf.shape(self.centroids)[1]
+        near = tf.math.top_k(tf.matmul(query, self.centroids), tf.minimum(nprobe, buckets))
         close = self._close(near.values, query, nprobe) | (nprobe >= buckets)
         starts = tf.gather(self.starts, near.indices)
         ends = tf.where(close, tf.gather(self.starts, near.indices + 1), starts)
         flat = tf.ragged.range(tf.reshape(starts, [-1]), tf.reshape(ends, [-1])).flat_values
-        scores, place = tf.cond(
-            (tf.shape(query)[0] == 1) & (tf.size(flat) > 0),
-            lambda: (self._one(query, _chosen(near.indices, close)), flat[None]),
-            lambda: self._many(query, _padded(flat, tf.reduce_sum(ends - starts, axis=1))),
-        )
-        return scores, place
-
-    def _one(self, query: tf.Tensor, buckets: tf.Tensor) -> tf.Tensor:
-        """Scores [1, C] of all that buckets [n] hold, one after another."""
-        starts, rows = tf.convert_to_tensor(self.starts), tf.convert_to_tensor(self.rows)
-        scores: list[tf.Tensor] = []
-        bounds = tf.range(_PARTS + 1) * tf.size(buckets) // _PARTS
-        query = tf.cast(query, rows.dtype)
-        for part in tf.split(buckets, bounds[1:] - bounds[:-1], num=_PARTS):
-            # Part after part: what was copied for a product is still in the processor's cache.
-            with tf.control_dependencies(scores[-1:]):
-                held = tf.raw_ops.RaggedGather(
-                    params_nested_splits=[starts], params_dense_values=rows, indices=part, OUTPUT_RAGGED_RANK=1
-                ).output_dense_values
-            scores.append(tf.matmul(held, query, transpose_b=True))
-        return tf.cast(tf.reshape(tf.concat(scores, axis=0), [1, -1]), tf.float32)
-
-    def _many(self, query: tf.Tensor, place: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Scores of what lies at the places [B, C]."""
+        lengths = tf.reduce_sum(ends - starts, axis=1)
+        place = tf.cond((rows == 1) & (tf.size(flat) > 0), lambda: flat[None], lambda: _padded(flat, lengths))
         vectors = tf.gather(self.rows, tf.maximum(place, 0))  # [B, C, d]
         return tf.cast(tf.linalg.matvec(vectors, tf.cast(query, vectors.dtype)), tf.float32), place
 
     def _close(self, products: tf.Tensor, query: tf.Tensor, nprobe: tf.Tensor) -> tf.Tensor:
-        """Which buckets are within reach, by their c·q [B, n]."""
+        """Which buckets are within reach, by their c·q [B, n], the largest first."""
         if self.reach is None:
             return tf.ones_like(products, tf.bool)
-        sure = tf.math.top_k(products, tf.minimum(SURE, tf.shape(products)[1])).values[:, -1:]
-        return products >= sure - self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
-
-
-def _chosen(values: tf.Tensor, chosen: tf.Tensor) -> tf.Tensor:
-    """What tf.boolean_mask gives, for tensors of which not even the rank is known."""
-    return tf.gather(tf.reshape(values, [-1]), tf.where(tf.reshape(chosen, [-1]))[:, 0])
+        behind = self.reach * tf.cast(nprobe, tf.float32) * tf.norm(query, axis=1, keepdims=True)
+        return products >= products[:, :SURE][:, -1:] - behind
 
 
 def _padded(flat: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
