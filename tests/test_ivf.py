@@ -8,7 +8,7 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.artifact.buckets import build
+from tfrec.artifact.buckets import build, remove
 from tfrec.artifact.ivf import IVF, LOWEST, SURE, Storage, among
 
 ITEMS, WIDTH, SIZE = 300, 6, 8
@@ -81,16 +81,41 @@ def test_more_buckets_never_find_worse(nprobe: int, seed: int) -> None:
     assert np.all(few <= more)
 
 
-@pytest.mark.parametrize("nprobe", [1, 3, 6, 12])
-def test_of_the_nearest_buckets_the_close_ones_are_looked_into(nprobe: int) -> None:
-    index, query = make(reach=0.02), whole_numbers(5, 3)
+@pytest.mark.parametrize("rows", [1, 5])
+@pytest.mark.parametrize("nprobe", [1, 3, 6, 12, 30])
+def test_of_the_nearest_buckets_the_close_ones_are_looked_into(nprobe: int, rows: int) -> None:
+    index, query = make(reach=0.02), whole_numbers(rows, 3)
     buckets = build(table(), np.arange(1, ITEMS + 1, dtype=np.int32), SIZE)
-    _, items = index.search(tf.constant(query), tf.zeros([5, 0], tf.int32), tf.constant(ITEMS), tf.constant(nprobe))
+    _, items = index.search(tf.constant(query), tf.zeros([rows, 0], tf.int32), tf.constant(ITEMS), tf.constant(nprobe))
     products = query @ buckets.centroids.T
     for row, found, norm in zip(products, items.numpy(), np.linalg.norm(query, axis=1), strict=True):
         ranked = np.argsort(-row, kind="stable")[:nprobe]
         close = ranked[row[ranked] >= row[ranked[:SURE]][-1] - 0.02 * nprobe * norm]
         assert sorted(found[found > 0].tolist()) == sorted(buckets.items[np.isin(buckets.labels, close)].tolist())
+
+
+@pytest.mark.parametrize("storage", list(INDEXES))
+def test_a_query_alone_is_answered_as_among_others(storage: Storage) -> None:
+    query, dropped = whole_numbers(4, 7), np.arange(8, dtype=np.int32).reshape(4, 2)
+    together = INDEXES[storage].search(tf.constant(query), tf.constant(dropped), tf.constant(9), tf.constant(5))
+    for row in range(4):
+        alone = INDEXES[storage].search(
+            tf.constant(query[row : row + 1]), tf.constant(dropped[row : row + 1]), tf.constant(9), tf.constant(5)
+        )
+        np.testing.assert_array_equal(alone[0][0], together[0][row, : alone[0].shape[1]])
+
+
+def test_a_query_that_finds_empty_buckets_gets_nothing() -> None:
+    rows, items = table(), np.arange(1, ITEMS + 1, dtype=np.int32)
+    before = build(rows, items, SIZE)
+    query = whole_numbers(1, 0)
+    far = before.items[before.labels == (query @ before.centroids.T).argmin()]
+    left = remove(before, np.setdiff1d(items, far))
+    index = IVF(tf.Variable(rows), left, reach=0.02)
+    for count in (1, 3):
+        asked, nothing = tf.constant(np.tile(query, (count, 1))), tf.zeros([count, 0], tf.int32)
+        found, chosen = index.search(asked, nothing, tf.constant(5), tf.constant(3))
+        assert not np.any(chosen) and np.all(found == LOWEST)
 
 
 def test_recall_rises_to_one() -> None:

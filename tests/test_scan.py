@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from parts import make_parts
 
 from tfrec.artifact import recommender
+from tfrec.artifact import scan as scans
 from tfrec.artifact.ivf import LOWEST
 from tfrec.artifact.scan import GROUP, Scan, top_k
 
@@ -27,12 +28,37 @@ def test_top_k_by_groups_is_top_k_with_its_ties(rows: int, size: int, count: int
     np.testing.assert_array_equal(places, order)
 
 
+@pytest.mark.parametrize("scale", [1, 2.0**56])
 @pytest.mark.parametrize("items", [5, GROUP - 1, GROUP, 3 * GROUP + 7])
-def test_a_scan_is_brute_force(items: int) -> None:
+def test_a_scan_is_brute_force(items: int, scale: float) -> None:
+    scan_is_brute_force(items, scale)
+
+
+@pytest.mark.parametrize("items", [31, 4 * 32 - 1, 4 * 32, 5 * 32 + 7])
+def test_several_blocks_and_several_rounds_of_them_are_one_scan(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "BLOCK", 32)
+    monkeypatch.setattr(scans, "_SCORES", 2 * 3 * 32)  # two blocks at a time, of which the last may be alone
+    scan_is_brute_force(items, 1)
+
+
+def test_of_near_ties_the_scores_are_the_best_within_rounding() -> None:
+    random = np.random.default_rng(0)
+    vectors = (np.ones((3001, 8)) + 1e-7 * random.normal(size=(3001, 8))).astype(np.float32)
+    query = random.uniform(0.5, 1, (2, 8)).astype(np.float32)
+    index = Scan(tf.Variable(vectors), tf.Variable(np.arange(3001) > 0))
+    found, items = index.search(tf.constant(query), tf.zeros([2, 0], tf.int32), tf.constant(50))
+    exact = query.astype(float) @ vectors[1:].astype(float).T
+    np.testing.assert_allclose(found, -np.sort(-exact, axis=1)[:, :50], rtol=1e-6)
+    np.testing.assert_allclose(np.take_along_axis(exact, items.numpy() - 1, axis=1), found, rtol=1e-6)
+    assert all(len(set(row)) == 50 for row in items.numpy().tolist())
+
+
+def scan_is_brute_force(items: int, scale: float) -> None:
+    """Whole numbers times a power of two, whose products are exact."""
     random = np.random.default_rng(items)
-    vectors = random.integers(-5, 6, (items + 1, 4)).astype(np.float32)
+    vectors = (scale * random.integers(-5, 6, (items + 1, 4))).astype(np.float32)
     available = np.append(False, random.random(items) > 0.2)
-    query = random.integers(-5, 6, (3, 4)).astype(np.float32)
+    query = (scale * random.integers(-5, 6, (3, 4))).astype(np.float32)
     dropped = random.integers(0, items + 1, (3, 3)).astype(np.int32)
     scan = Scan(tf.Variable(vectors), tf.Variable(available))
     for allowed in (None, lambda chosen: chosen % 3 > 0):

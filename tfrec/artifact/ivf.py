@@ -56,14 +56,14 @@ class IVF(tf.Module):
             allowed: items int32 [B, C] -> bool [B, C], asked about every item that is looked at.
         """
         scores, place = self._look(query, nprobe)
-        items = tf.gather(self.items, tf.maximum(place, 0))
         kept = place >= 0
         if allowed is not None:
-            kept &= allowed(items)
+            kept &= allowed(tf.gather(self.items, tf.maximum(place, 0)))
         rounded = self.rows.dtype != tf.float32
-        # At most M of the best are dropped: these few are compared, not all that was looked at.
+        # At most M of the best are dropped: these few are named and compared, not all that was looked at.
         wide = (_SHORTLIST if rounded else 1) * count + tf.shape(dropped)[1]
-        found, items = best_of(tf.where(kept, scores, LOWEST), items, wide)
+        found, place = best_of(tf.where(kept, scores, LOWEST), place, wide)
+        items = tf.where(found > LOWEST, tf.gather(self.items, place), 0)
         kept = (found > LOWEST) & ~among(items, dropped)
         if rounded:
             found = tf.linalg.matvec(tf.gather(self.vectors, items), query)
