@@ -99,7 +99,7 @@ def test_all_buckets_give_the_blend_of_all_items(pairs: list[list[Servable]], ve
     histories = [[""] * 4, ["a", "b", "a", ""], [""] * 4, ["", "f", "e", "c"], [""] * 4, ["d", "ü", "g", "g"]]
     inputs = {"user_id": strings(users), "history": strings(histories), "exclude": strings([["b"]]), "k": np.int32(12)}
     wanted = dense.run("recommend", inputs)
-    got = found.run("recommend", {**inputs, "nprobe": np.int32(99)})
+    got = found.run("recommend_nprobe", {**inputs, "nprobe": np.int32(99)})
     np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-4, atol=1e-5)
     np.testing.assert_array_equal(got["item_ids"], wanted["item_ids"])
     asked = {**inputs, "item_ids": strings([["a", "ü", "f", "d", "nope"]] * len(users))}
@@ -192,6 +192,6 @@ def test_a_trained_shop_is_exported_with_an_index(shop: Shop, tmp_path: Path, ca
     assert "index of items: kind ivf" in printed.err
     servable = Servable(path)
     try:
-        assert "nprobe" in servable.signatures["search"].inputs
+        assert "nprobe" in servable.signatures["search_nprobe"].inputs
     finally:
         servable.close()

@@ -11,11 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from parts import ITEM_VECTORS, ITEMS, LOWEST, USERS, expected, make_parts
 from saved_models import strings
+from shop_server import serving_shop
 
 from tfrec.artifact import export, ops, recommender
 from tfrec.artifact.buckets import build
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.session_check import read_meta_graph
+from tfrec.client import CallError, Client
 from tfrec.server.servable import RequestError, Servable
 
 VECTORS = ITEM_VECTORS.astype(np.float32)
@@ -97,9 +99,9 @@ def test_stock_tensorflow_serving_has_the_ops(served: Servable) -> None:
 def test_fewer_buckets_find_fewer_items_and_a_request_may_ask_for_more(narrow: Servable) -> None:
     [few] = rows(narrow.run("similar", {"item_id": strings(["a"])}))
     assert sum(item != "" for item, _ in few) <= 2
-    [more] = rows(narrow.run("similar", {"item_id": strings(["a"]), "nprobe": np.int32(ALL)}))
+    [more] = rows(narrow.run("similar_nprobe", {"item_id": strings(["a"]), "nprobe": np.int32(ALL)}))
     assert [item for item, _ in more][:5] == ["b", "c", "d", "ü", "e"]
-    both = narrow.run("similar", {"item_id": strings(["a", "b"]), "nprobe": np.array([1, 99], np.int32)})
+    both = narrow.run("similar_nprobe", {"item_id": strings(["a", "b"]), "nprobe": np.array([1, 99], np.int32)})
     assert (both["item_ids"] != b"").sum(axis=1).tolist() == [5, 5]
 
 
@@ -108,10 +110,33 @@ def test_fewer_buckets_find_fewer_items_and_a_request_may_ask_for_more(narrow: S
 def test_nprobe_below_one_is_refused(narrow: Servable, signature: str, nprobe: np.ndarray) -> None:
     first = {"recommend": "user_id", "search": "query", "similar": "item_id"}[signature]
     with pytest.raises(RequestError, match="nprobe must be at least 1") as caught:
-        narrow.run(signature, {first: strings(["a", "b"]), "nprobe": nprobe})
+        narrow.run(f"{signature}_nprobe", {first: strings(["a", "b"]), "nprobe": nprobe})
     assert caught.value.code == "INVALID_ARGUMENT"
 
 
+def test_who_names_no_nprobe_gets_what_was_planned(narrow: Servable) -> None:
+    plain, told = ({"item_id": strings(["a"])} | more for more in ({}, {"nprobe": np.int32(1)}))
+    for answer in (narrow.run("similar_nprobe", plain), narrow.run("similar_nprobe", told)):
+        assert answer["item_ids"].tolist() == narrow.run("similar", plain)["item_ids"].tolist()
+
+
+def test_plain_signatures_have_no_input_that_json_and_batches_would_want(served: Servable) -> None:
+    for name in ("recommend", "similar", "search", "serving_default"):
+        assert "nprobe" not in served.signatures[name].inputs
+
+
+def test_a_client_asks_with_and_without_nprobe_over_grpc_and_rest(narrow: Servable) -> None:
+    with serving_shop(narrow.path) as targets:
+        for target in targets.values():
+            with Client(target, "shop") as client:
+                assert len(client.similar("a", k=10)) <= 2
+                assert [found.item_id for found in client.similar("a", k=10, nprobe=99)] == ["b", "c", "d", "ü", "e"]
+                assert client.recommend(history=["b"]) == client.recommend(history=["b"], nprobe=1)
+                assert client.search("up", k=1, nprobe=99)[0].item_id == "d"
+                with pytest.raises(CallError, match="nprobe must be at least 1"):
+                    client.search("up", nprobe=0)
+
+
 def test_what_has_no_buckets_takes_no_nprobe() -> None:
-    assert "nprobe" not in recommender.defaults("recommend", replace(make_parts(), item_plan=Plan()))
-    assert recommender.defaults("search", replace(make_parts(), text_plan=Plan(BUCKETS, 3)))["nprobe"] == 3
+    assert recommender.defaults("recommend_nprobe", replace(make_parts(), item_plan=Plan())) == {}
+    assert recommender.defaults("search_nprobe", replace(make_parts(), text_plan=Plan(BUCKETS, 3)))["nprobe"] == 3

@@ -86,8 +86,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
 def test_an_index_answers_as_brute_force_over_the_same_items(
     versions: dict[str, list[Servable]], kind: str, version: int, signature: str, inputs: dict[str, Any]
 ) -> None:
-    probes = {} if kind == "scan" else {"nprobe": MANY}
-    got = versions[kind][version].run(signature, {**inputs, **probes, "k": np.int32(60)})
+    name, probes = (signature, {}) if kind == "scan" else (f"{signature}_nprobe", {"nprobe": MANY})
+    got = versions[kind][version].run(name, {**inputs, **probes, "k": np.int32(60)})
     wanted = versions["all scores"][version].run(signature, {**inputs, "k": np.int32(60)})
     np.testing.assert_allclose(got["scores"], wanted["scores"], rtol=1e-5, atol=1e-6)
     for mine, theirs, scores in zip(got["item_ids"], wanted["item_ids"], wanted["scores"], strict=True):

@@ -12,6 +12,7 @@ import numpy as np
 from tfrec import __version__, cascade, cascade_serving, rank_serving, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
+from tfrec.artifact.indexed import PROBING
 from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts
 from tfrec.config import Config
@@ -84,8 +85,8 @@ def compare_scores(folder: Path, made: Made) -> None:
     (name, request), expected = made.requests[0], made.expected()
     servable = Servable(folder)
     try:
-        if "nprobe" in servable.signatures[name].inputs:
-            request = {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
+        if name + PROBING in servable.signatures:
+            name, request = name + PROBING, {**request, "nprobe": np.array(np.iinfo(np.int32).max, np.int32)}
         served = servable.run(name, request)["scores"]
     finally:
         servable.close()

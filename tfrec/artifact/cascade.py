@@ -98,10 +98,7 @@ def signatures(
     module: Any, parts: CascadeParts, ask: Asked, drop_history: bool, embed_query: Callable[..., Any] | None
 ) -> dict[str, Any]:
     """``recommend``, ``rank`` and, with text, ``search``, as they are asked without a ranker; and each again with
-    ``_with`` in its name and every option of a cascade among its inputs.
-
-    A server that reads JSON or batches wants all inputs of a signature, defaults or not: what is asked plainly must
-    find a plain signature.
+    ``_with`` in its name and every option of a cascade among its inputs, as :func:`indexed.signatures` says why.
 
     Args:
         module: the recommender, a :class:`Retrieval`; keeps what the stages read.
@@ -114,22 +111,19 @@ def signatures(
     stages = Stages(module, module.cascade, parts, ask, drop_history, embed_query)
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
     person, last = {"user_id": strings, "history": matrix}, {"exclude": matrix, "k": tf.TensorSpec(None, tf.int32)}
-    probes = [
-        {spec.name: spec for spec in indexed.probe_spec(index)} for index in (module.item_index, module.text_index)
-    ]
-    plain = {
-        "recommend": (stages.recommend, person | last | probes[0]),
-        "rank": (stages.rank, person | {"item_ids": matrix}),
+    plain: dict[str, tuple[Callable[..., Any], dict[str, Any], Any]] = {
+        "recommend": (stages.recommend, person | last, module.item_index),
+        "rank": (stages.rank, person | {"item_ids": matrix}, None),
     }
     more = {"recommend": OPTIONS, "rank": {name: OPTIONS[name] for name in WEIGHTS}}
     if embed_query is not None:
-        plain["search"], more["search"] = (stages.search, {"query": strings} | last | probes[1]), person | OPTIONS
-    made = {
-        name + ending: tf.function(function).get_concrete_function(**specs, **(more[name] if ending else {}))
-        for name, (function, specs) in plain.items()
-        for ending in ("", WITH)
-    }
-    return made | {"serving_default": made["recommend"]}
+        plain["search"] = stages.search, {"query": strings} | last, module.text_index
+        more["search"] = person | OPTIONS
+    made: dict[str, Any] = {}
+    for name, (function, specs, index) in plain.items():
+        made |= indexed.signatures(name, function, specs, index)
+        made |= indexed.signatures(name + WITH, function, specs | more[name], index)
+    return made
 
 
 class Stages:

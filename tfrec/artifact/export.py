@@ -15,6 +15,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from tfrec.artifact import options, ranker
+from tfrec.artifact.indexed import PROBING
 from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts, build, defaults
 from tfrec.errors import ArtifactError
@@ -128,8 +129,8 @@ def write_model(
         module, signatures = build(parts)
         optional = {name: defaults(name, parts) for name in signatures}
         if parts.cascade is not None:
-            plain = {name: defaults(name.removesuffix(options.WITH), parts) for name in signatures}
-            optional = {name: plain[name] | options.defaults(name) for name in signatures}
+            plain = {name: defaults(name.replace(options.WITH, ""), parts) for name in signatures}
+            optional = {name: plain[name] | options.defaults(name.removesuffix(PROBING)) for name in signatures}
         index = {"index": hashlib.sha256(parts.item_vectors.tobytes()).hexdigest()}
     if only is not None:
         signatures = {name: signatures[name] for name in only}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import tensorflow as tf
 
@@ -13,6 +14,7 @@ from tfrec.artifact.scan import Scan
 
 Found = tuple[tf.Tensor, tf.Tensor]
 """Scores and items [B, C], the best first; the lowest float32 and 0 where there is none."""
+PROBING = "_nprobe"  # ends the names of signatures that are told how many buckets to look into
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,29 @@ def make_index(plan: Plan | None, vectors: tf.Variable | None, available: tf.Var
     """The index of a plan, None without one."""
     if plan is None or vectors is None:
         return None
-    return IVF(vectors, plan.buckets, plan.storage, plan.reach) if plan.buckets else Scan(vectors, available)
+    if plan.buckets is None:
+        return Scan(vectors, available)
+    return IVF(vectors, plan.buckets, plan.storage, plan.reach, plan.nprobe)
 
 
-def probe_spec(index: IVF | Scan | None) -> list[tf.TensorSpec]:
-    """The further input of a signature that asks an inverted file: a scalar or one a row, as k."""
-    return [tf.TensorSpec(None, tf.int32, name="nprobe")] if isinstance(index, IVF) else []
+def signatures(
+    name: str, function: Callable[..., Any], specs: Mapping[str, tf.TensorSpec], index: IVF | Scan | None
+) -> dict[str, Any]:
+    """``name`` and, where an inverted file is asked, ``name_nprobe`` with the further input ``nprobe``, as k.
+
+    A server that reads JSON or batches wants all inputs of a signature, defaults or not: what is asked plainly must
+    find a plain signature.
+
+    Args:
+        function: of tensors by name, and of ``nprobe``, which may be None.
+        specs: of the tensors.
+        index: that is asked.
+    """
+    graph = tf.function(function)
+    made = {name: graph.get_concrete_function(**specs)}
+    if isinstance(index, IVF):
+        made[name + PROBING] = graph.get_concrete_function(**specs, nprobe=tf.TensorSpec(None, tf.int32, name="nprobe"))
+    return made
 
 
 def search(
@@ -56,10 +75,11 @@ def search(
     nprobe: tf.Tensor | None,
     allowed: Allowed | None = None,
 ) -> Found:
-    """Asks an index; see :meth:`IVF.search`. Of rows that differ in ``nprobe`` all get the most."""
+    """Asks an index; see :meth:`IVF.search`. Of rows that differ in ``nprobe`` all get the most; None = as planned."""
     if isinstance(index, Scan):
         return index.search(query, dropped, count, allowed)
-    assert nprobe is not None
+    if nprobe is None:
+        return index.search(query, dropped, count, tf.constant(index.nprobe), allowed)
     with tf.control_dependencies([tf.debugging.assert_positive(nprobe, message="nprobe must be at least 1")]):
         most = tf.maximum(tf.reduce_max(nprobe), 1)
     return index.search(query, dropped, count, most, allowed)

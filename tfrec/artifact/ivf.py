@@ -30,13 +30,19 @@ class IVF(tf.Module):
         buckets: of the items that can be found.
         storage: of the vectors in the buckets; what bfloat16 finds is scored again by ``vectors``.
         reach: of cosines, for each bucket that may be looked into; None = no bucket is left out.
+        nprobe: buckets to look into unless a request says otherwise.
     """
 
     def __init__(
-        self, vectors: tf.Variable, buckets: Buckets, storage: Storage = "float32", reach: float | None = None
+        self,
+        vectors: tf.Variable,
+        buckets: Buckets,
+        storage: Storage = "float32",
+        reach: float | None = None,
+        nprobe: int = 1,
     ):
         super().__init__(name="ivf")
-        self.vectors, self.reach = vectors, reach
+        self.vectors, self.reach, self.nprobe = vectors, reach, nprobe
         # Lists are open, so that a later version can hold more without training code.
         self.centroids = _open(buckets.centroids.T, "float32", axis=1)  # [d, P], the faster way round
         self.starts = _open(buckets.starts, "int32")

@@ -257,9 +257,8 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     module = Recommender(parts)
     index, asked = module.item_index, _Asked(module, parts)
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
-    count = tf.TensorSpec(None, tf.int32)  # unknown rank: a scalar, or one a row
+    last = {"exclude": matrix, "k": tf.TensorSpec(None, tf.int32)}  # unknown rank: a scalar, or one a row
 
-    @tf.function(input_signature=[strings, matrix, matrix, count, *indexed.probe_spec(index)])
     def recommend(
         user_id: tf.Tensor, history: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None
     ) -> dict[str, tf.Tensor]:
@@ -269,7 +268,6 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
             dropped = tf.concat([dropped, seen], axis=1)
         return module.answer(*asked.retrieved(user, seen).best(dropped, tf.maximum(tf.reduce_max(k), 0), nprobe), k)
 
-    @tf.function(input_signature=[strings, matrix, count, *indexed.probe_spec(index)])
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
         item = module.items.lookup(item_id)
         dropped = module.items.lookup(_rows(exclude, tf.shape(item)[0], "exclude"))
@@ -298,9 +296,8 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     item_spec = tf.TensorSpec([None], tf.string, name="item_id")
 
     signatures = {
-        "serving_default": recommend,
-        "recommend": recommend,
-        "similar": similar,
+        **indexed.signatures("recommend", recommend, {"user_id": strings, "history": matrix} | last, index),
+        **indexed.signatures("similar", similar, {"item_id": strings} | last, index),
         "rank": rank,
         "embed_user": embed_user,
         "embed_item": embed_item.get_concrete_function(item_id=item_spec, **columns),
@@ -309,7 +306,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         signatures |= _text_signatures(module, parts)
     if parts.cascade is not None:
         signatures |= cascade.signatures(module, parts.cascade, asked.person, parts.drop_history, parts.embed_query)
-    return module, signatures
+    return module, signatures | {"serving_default": signatures["recommend"]}
 
 
 def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
@@ -317,9 +314,6 @@ def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
     assert embed is not None and text_vectors is not None
     strings, matrix = tf.TensorSpec([None], tf.string), tf.TensorSpec([None, None], tf.string)
 
-    @tf.function(
-        input_signature=[strings, matrix, tf.TensorSpec(None, tf.int32), *indexed.probe_spec(module.text_index)]
-    )
     def search(query: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
         dropped = module.items.lookup(_rows(exclude, tf.shape(query)[0], "exclude"))
         return module.answer(*module.nearest(module.text_index, text_vectors, embed(query), dropped, k, nprobe), k)
@@ -328,7 +322,8 @@ def _text_signatures(module: Recommender, parts: Parts) -> dict[str, Any]:
     def embed_query(query: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"text_embedding": embed(query)}
 
-    return {"search": search, "embed_query": embed_query}
+    specs = {"query": strings, "exclude": matrix, "k": tf.TensorSpec(None, tf.int32)}
+    return {**indexed.signatures("search", search, specs, module.text_index), "embed_query": embed_query}
 
 
 def defaults(signature: str, parts: Parts) -> dict[str, Any]:
@@ -344,7 +339,6 @@ def defaults(signature: str, parts: Parts) -> dict[str, Any]:
     }
     for names, plan in ((("recommend", "similar"), parts.item_plan), (("search",), parts.text_plan)):
         if plan and plan.approximate:
-            for name in names:
-                optional[name]["nprobe"] = np.int32(plan.nprobe)
+            optional |= {name + indexed.PROBING: optional[name] | {"nprobe": np.int32(plan.nprobe)} for name in names}
     optional["serving_default"] = optional["recommend"]
     return optional.get(signature, {})

@@ -52,10 +52,11 @@ class AsyncClient(Base):
         history: Sequence[str] = (),
         exclude: Sequence[str] = (),
         k: int = 10,
+        nprobe: int | None = None,
         **options: Unpack[Options],
     ) -> list[Result]:
         """As Client.recommend."""
-        return await self.ask(calls.recommend(self._form, user_id, history, exclude, k, **options))
+        return await self.ask(calls.recommend(self._form, user_id, history, exclude, k, nprobe, **options))
 
     async def search(
         self,
@@ -64,14 +65,17 @@ class AsyncClient(Base):
         k: int = 10,
         user_id: str = "",
         history: Sequence[str] = (),
+        nprobe: int | None = None,
         **options: Unpack[Options],
     ) -> list[Result]:
         """As Client.search."""
-        return await self.ask(calls.search(self._form, query, exclude, k, user_id, history, **options))
+        return await self.ask(calls.search(self._form, query, exclude, k, user_id, history, nprobe, **options))
 
-    async def similar(self, item_id: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
+    async def similar(
+        self, item_id: str, exclude: Sequence[str] = (), k: int = 10, nprobe: int | None = None
+    ) -> list[Result]:
         """As Client.similar."""
-        return await self.ask(calls.similar(self._form, item_id, exclude, k))
+        return await self.ask(calls.similar(self._form, item_id, exclude, k, nprobe))
 
     async def rank(
         self,

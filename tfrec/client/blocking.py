@@ -63,6 +63,7 @@ class Client(Base):
         history: Sequence[str] = (),
         exclude: Sequence[str] = (),
         k: int = 10,
+        nprobe: int | None = None,
         **options: Unpack[Options],
     ) -> list[Result]:
         """The k best items for a user, best first.
@@ -72,13 +73,14 @@ class Client(Base):
             history: item ids, oldest first.
             exclude: item ids that must not be returned.
             k: items wanted, at least 1.
+            nprobe: buckets of an inverted file to look into; None = as the export found enough. Others refuse it.
             options: of a recommender with a ranker, see :class:`Options`; others refuse them.
 
         Raises:
             ConfigError: k is no int32, or ids are no strings.
             CallError: the server cannot be reached or refuses the request; carries its code and words.
         """
-        return self.ask(calls.recommend(self._form, user_id, history, exclude, k, **options))
+        return self.ask(calls.recommend(self._form, user_id, history, exclude, k, nprobe, **options))
 
     def search(
         self,
@@ -87,14 +89,17 @@ class Client(Base):
         k: int = 10,
         user_id: str = "",
         history: Sequence[str] = (),
+        nprobe: int | None = None,
         **options: Unpack[Options],
     ) -> list[Result]:
         """The k items that fit a text best; arguments and errors as for recommend."""
-        return self.ask(calls.search(self._form, query, exclude, k, user_id, history, **options))
+        return self.ask(calls.search(self._form, query, exclude, k, user_id, history, nprobe, **options))
 
-    def similar(self, item_id: str, exclude: Sequence[str] = (), k: int = 10) -> list[Result]:
+    def similar(
+        self, item_id: str, exclude: Sequence[str] = (), k: int = 10, nprobe: int | None = None
+    ) -> list[Result]:
         """The k items most like one item; arguments and errors as for recommend."""
-        return self.ask(calls.similar(self._form, item_id, exclude, k))
+        return self.ask(calls.similar(self._form, item_id, exclude, k, nprobe))
 
     def rank(
         self,

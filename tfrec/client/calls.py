@@ -14,6 +14,7 @@ Outputs = Mapping[str, Any]  # name → nested lists
 _LARGEST = 2**31 - 1
 _NO_LIMIT = 3.4028234663852886e38  # the largest float32
 _WITH = "_with"  # signatures that take options
+_PROBING = "_nprobe"  # signatures that are told how many buckets to look into
 _OWN = {"item_ids", "scores", "reasons", "reason_weights"}  # every other output is a task
 
 
@@ -114,13 +115,14 @@ def recommend(
     history: Sequence[str],
     exclude: Sequence[str],
     k: int,
+    nprobe: int | None = None,
     **options: Unpack[Options],
 ) -> Call:
     """The k best items for a user."""
     inputs, ending = _person(form, user_id, history), ""
     if options:
         inputs, ending = inputs | _options(form, options), _WITH
-    return _items("recommend" + ending, inputs, form, exclude, k)
+    return _items("recommend" + ending, inputs, form, exclude, k, nprobe)
 
 
 def search(
@@ -130,18 +132,19 @@ def search(
     k: int,
     user_id: str = "",
     history: Sequence[str] = (),
+    nprobe: int | None = None,
     **options: Unpack[Options],
 ) -> Call:
     """The k items that fit a text best; with a ranker also for whom."""
     inputs, ending = {"query": [query]}, ""
     if options or user_id or history:
         inputs, ending = {**inputs, **_person(form, user_id, history), **_options(form, options)}, _WITH
-    return _items("search" + ending, inputs, form, exclude, k)
+    return _items("search" + ending, inputs, form, exclude, k, nprobe)
 
 
-def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: int) -> Call:
+def similar(form: BatchedForm | None, item_id: str, exclude: Sequence[str], k: int, nprobe: int | None = None) -> Call:
     """The k items most like one item."""
-    return _items("similar", {"item_id": [item_id]}, form, exclude, k)
+    return _items("similar", {"item_id": [item_id]}, form, exclude, k, nprobe)
 
 
 def rank(
@@ -194,10 +197,21 @@ def choose(
     return recommend(form, user_id, history, exclude, k)
 
 
-def _items(signature: str, inputs: dict[str, Any], form: BatchedForm | None, exclude: Sequence[str], k: int) -> Call:
-    if not -_LARGEST <= k <= _LARGEST:
-        raise ConfigError("k must be below 2147483648, an int32", k)
-    inputs |= {"exclude": [_exclude(form, exclude)], "k": k if form is None else [k]}
+def _items(
+    signature: str,
+    inputs: dict[str, Any],
+    form: BatchedForm | None,
+    exclude: Sequence[str],
+    k: int,
+    nprobe: int | None,
+) -> Call:
+    numbers = {"k": k} | ({} if nprobe is None else {"nprobe": nprobe})
+    for name, value in numbers.items():
+        if not -_LARGEST <= value <= _LARGEST:
+            raise ConfigError(f"{name} must be below 2147483648, an int32", value)
+    inputs |= {"exclude": [_exclude(form, exclude)]}
+    inputs |= {name: value if form is None else [value] for name, value in numbers.items()}
+    signature += "" if nprobe is None else _PROBING
     return Call(signature, inputs, ("item_ids", "scores"), _read_items)
 
 
