@@ -167,8 +167,10 @@ LEARN = ["lora", "full"]
 OPTIMIZERS = ["adamw", "adam", "adagrad", "sgd", "sparse_adagrad", "rowwise_adagrad", "lazy_adam"]
 
 
-# Each loss and each optimizer once, here; all pairs are slow.
-@pytest.mark.parametrize(("case", "optimizer"), list(zip(CASES, OPTIMIZERS, strict=True)))
+# Compiling takes its time: all pairs are slow.
+@pytest.mark.parametrize(
+    ("case", "optimizer"), [("in_batch", "adam"), ("mixed", "rowwise_adagrad"), ("gbce", "lazy_adam")]
+)
 def test_the_step_compiles_under_xla_with_equal_weights(tmp_path: Path, case: str, optimizer: str) -> None:
     assert compiled_difference(tmp_path, case, optimizer) < 1e-5
 
