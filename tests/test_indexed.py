@@ -13,6 +13,7 @@ from parts import ITEM_VECTORS, ITEMS, LOWEST, USERS, expected, make_parts
 from saved_models import strings
 from shop_server import serving_shop
 
+from tfrec import publishing
 from tfrec.artifact import export, ops, recommender
 from tfrec.artifact.buckets import build
 from tfrec.artifact.indexed import Plan
@@ -135,6 +136,18 @@ def test_a_client_asks_with_and_without_nprobe_over_grpc_and_rest(narrow: Servab
                 assert client.search("up", k=1, nprobe=99)[0].item_id == "d"
                 with pytest.raises(CallError, match="nprobe must be at least 1"):
                     client.search("up", nprobe=0)
+
+
+def test_every_signature_that_is_told_nprobe_has_a_golden_request(narrow: Servable) -> None:
+    parts = replace(make_parts(), item_plan=Plan(BUCKETS, 3), text_plan=Plan(BUCKETS, 1))
+    names = ["serving_default", "recommend", "recommend", "similar", "search", "rank", "recommend_with", "rank_with"]
+    requests = [(name, {"k": np.array(k, np.int32)}) for k, name in enumerate(names)]
+    found = publishing.probing_requests(requests, parts)
+    assert list(found[: len(names)]) == requests
+    more = dict(found[len(names) :])
+    assert {*more} == {"recommend_with_nprobe", *(name for name in narrow.signatures if name.endswith("_nprobe"))}
+    assert more["recommend_nprobe"] == {"k": 1, "nprobe": 6} and more["search_nprobe"] == {"k": 4, "nprobe": 2}
+    assert publishing.probing_requests(requests, make_parts()) == requests
 
 
 def test_what_has_no_buckets_takes_no_nprobe() -> None:

@@ -13,6 +13,7 @@ from tfrec import __version__, cascade, cascade_serving, rank_serving, serving
 from tfrec.artifact import export as artifacts
 from tfrec.artifact import gate
 from tfrec.artifact.indexed import PROBING
+from tfrec.artifact.options import WITH
 from tfrec.artifact.ranker import RankerParts
 from tfrec.artifact.recommender import Parts
 from tfrec.config import Config
@@ -70,10 +71,22 @@ def make(run: Run, about: dict[str, Any], say: Callable[[str], None]) -> Made:
     if run.config.cascade.candidates:
         parts = cascade_serving.make_parts(run, parts)
         about["categories"] = cascade.columns_of(run).names
-        requests = cascade_serving.golden_requests(run, parts)
+        requests = probing_requests(cascade_serving.golden_requests(run, parts), parts)
         return Made(parts, requests, lambda: cascade_serving.reference_scores(run, serving.GOLDEN_USERS, 10))
-    requests = serving.golden_requests(run, parts)
+    requests = probing_requests(serving.golden_requests(run, parts), parts)
     return Made(parts, requests, lambda: serving.reference_scores(run, model, serving.GOLDEN_USERS, 10))
+
+
+def probing_requests(requests: artifacts.Requests, parts: Parts) -> artifacts.Requests:
+    """The requests, and one of each signature that is told how many buckets to look into: twice as many as planned."""
+    first = dict(reversed(list(requests)))
+    found = list(requests)
+    for plan, names in ((parts.item_plan, ("recommend", "similar")), (parts.text_plan, ("search",))):
+        if plan and plan.approximate:
+            more = {"nprobe": np.array(2 * plan.nprobe, np.int32)}
+            asked = [name for name in first if name.removesuffix(WITH) in names]
+            found += [(name + PROBING, {**first[name], **more}) for name in asked]
+    return found
 
 
 def compare_scores(folder: Path, made: Made) -> None:
