@@ -166,13 +166,14 @@ def test_a_cascade_reads_of_an_index_what_it_reads_of_all_scores(tmp_path: Path)
         evidence=lambda cosines, history, texts: evidence_of(blend, cosines, history, tf.convert_to_tensor(texts)),
         scores=tasks,
     )
-    for name, plan in (("dense", None), ("ivf", Plan(BUCKETS, len(BUCKETS.items)))):
+    many = {"nprobe": np.array(len(BUCKETS.items), np.int32)}
+    for name, plan, told, more in (("dense", None, "", {}), ("ivf", Plan(BUCKETS, 1), "_nprobe", many)):
         parts = replace(blended_parts(blend, plan), cascade=stages)
         servable = Servable(export(parts, tmp_path / name, {}, lambda path: None))
         inputs = {"user_id": strings(["?"] * 3), "history": strings([["a", "b"], ["", "e"], ["", ""]])}
-        plain = servable.run("recommend", {**inputs, "k": np.int32(4)})
-        cheap = {**inputs, "k": np.int32(4), "max_price": np.float32(3)}
-        answers.append((plain, servable.run("recommend_with", cheap)))
+        plain = servable.run("recommend" + told, {**inputs, **more, "k": np.int32(4)})
+        cheap = {**inputs, **more, "k": np.int32(4), "max_price": np.float32(3)}
+        answers.append((plain, servable.run("recommend_with" + told, cheap)))
         servable.close()
     for dense, found in zip(*answers, strict=True):
         np.testing.assert_array_equal(found["item_ids"], dense["item_ids"])
