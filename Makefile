@@ -48,7 +48,7 @@ verify: .venv/installed ## run an export as TensorFlow Serving does (EXPORT=expo
 query: .venv/installed ## ask a running server (TARGET=localhost:8500/ml100k ASK="--user 196")
 	$(BIN)/tfrec query $(TARGET) $(ASK)
 
-test: .venv/tested ## quick tests, under 10 minutes on 2 cores
+test: .venv/tested ## quick tests, about 33 CPU-minutes
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/tested ## everything else: real weights, kills, older TensorFlow releases

@@ -87,12 +87,13 @@ def answer(measure: Measure) -> None:
         print(json.dumps(measure()), flush=True)
 
 
-def arguments(description: str, example: str, rounds: int = 5) -> argparse.ArgumentParser:
-    """A parser with --rounds and --results."""
+def arguments(description: str, example: str, rounds: int | None = 5) -> argparse.ArgumentParser:
+    """A parser with --rounds, unless there are none, and --results."""
     parser = argparse.ArgumentParser(
         description=description, epilog=f"example: {example}", formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side; the median counts")
+    if rounds:
+        parser.add_argument("--rounds", type=int, default=rounds, help="measurements of each side; the median counts")
     parser.add_argument("--results", type=Path, default=RESULTS, help="JSON file to append to")
     return parser
 

@@ -25,7 +25,7 @@ EXAMPLE = "python benchmarks/soak.py --requests 1000000"
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), EXAMPLE)
+    parser = arguments(str(__doc__), EXAMPLE, rounds=None)
     parser.add_argument("--requests", type=int, default=100_000, help="in all")
     parser.add_argument("--export", type=Path, help="exports/MODEL; absent = an MLP")
     options = parser.parse_args()
