@@ -9,7 +9,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +34,7 @@ from tfrec.server.servable import Servable
 from tfrec.server.services import handlers
 from tfrec.server.session import Threads
 from tfrec.server.status import RequestError, invalid
+from tfrec.server.stop import Stop
 from tfrec.server.tls import read_credentials
 from tfrec.server.warmup import warm_up
 
@@ -100,7 +100,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"tfrec-model-server {importlib.metadata.version('tfrec')}\nTensorFlow Library: {tf.__version__}")
         return 0
     logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
-    stop = threading.Event()
+    stop = Stop()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     try:
@@ -115,7 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _serve(arguments: argparse.Namespace, stop: threading.Event, stack: ExitStack) -> None:
+def _serve(arguments: argparse.Namespace, stop: Stop, stack: ExitStack) -> None:
     """Starts everything, waits, and lets the stack end it in the opposite order."""
     config, metrics = _model_config(arguments), Metrics()
     manager = Manager(_loading(arguments, metrics, stack))
