@@ -6,8 +6,6 @@ import argparse
 import gc
 import importlib.metadata
 import logging
-import os
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -101,8 +99,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     logging.basicConfig(stream=sys.stderr, format="%(levelname).1s %(message)s", level=logging.WARNING)
     stop = Stop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: os._exit(1) if stop.is_set() else stop.set())
     try:
         with ExitStack() as stack:
             _serve(arguments, stop, stack)
