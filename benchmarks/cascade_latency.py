@@ -42,9 +42,11 @@ EXAMPLE = "python benchmarks/cascade_latency.py --rounds 5"
 
 
 def main() -> None:
-    options = arguments(str(__doc__), EXAMPLE).parse_args()
+    parser = arguments(str(__doc__), EXAMPLE)
+    parser.add_argument("--members", type=int, default=1, help="networks of the ranker, on both sides")
+    options = parser.parse_args()
     random = np.random.default_rng(0)
-    ranker = make_ranker(random)
+    ranker = make_ranker(random, options.members)
     with tempfile.TemporaryDirectory() as folder:
         write_model(make_parts(ranker, random), Path(folder) / "cascade", {})
         history = np.array([[f"item {i}".encode() for i in random.integers(0, ITEMS, HISTORY)]], object)
@@ -54,10 +56,11 @@ def main() -> None:
     cascade, matmuls = (statistics.median(column) for column in zip(*rounds, strict=True))
     print(f"recommend {cascade * 1e3:.2f} ms, matmuls {matmuls * 1e3:.2f} ms")
     ratio = cascade / matmuls
-    report(options.results, "cascade_latency", ratio, cascade, matmuls, "seconds", ["tensorflow", "keras"], ratio)
+    name = "cascade_latency" if options.members == 1 else f"cascade_latency_{options.members}_members"
+    report(options.results, name, ratio, cascade, matmuls, "seconds", ["tensorflow", "keras"], ratio)
 
 
-def make_ranker(random: np.random.Generator) -> Ranker:
+def make_ranker(random: np.random.Generator, members: int) -> Ranker:
     """DCN-v2 over two features of items, one of users, four statistics and the signals; it need not be trained."""
     fields = [Field("brand", "item", "index", BRANDS + 1), Field("kind", "item", "index", NAMES + 1)]
     fields.append(Field("country", "user", "index", COUNTRIES + 1))
@@ -65,7 +68,7 @@ def make_ranker(random: np.random.Generator) -> Ranker:
     fields += [Field(name, "item", "number", 1) for name in (*names, *(f"signal.{name}" for name in SIGNALS))]
     columns = {name: ((ITEMS + 1,), "float32") for name in names}
     columns |= {name: ((ITEMS + 1, 1), "int32") for name in ("brand", "kind")}
-    settings = Settings(embedding=16, hidden=(128, 64))
+    settings = Settings(embedding=16, hidden=(128, 64), members=members)
     model = Ranker(
         "dcn", Sizes(tuple(fields), prior=f"signal.{RETRIEVAL}"), settings, {"country": ((2, 1), "int32")}, columns
     )

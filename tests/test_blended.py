@@ -12,6 +12,7 @@ import pytest
 import tensorflow as tf
 from cascade_twin import make_cascade
 from conftest import Shop
+from copied import copied
 from parts import ITEM_VECTORS, ITEMS, POPULARITY, USERS, make_parts
 from saved_models import strings
 
@@ -90,6 +91,10 @@ def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     yield made
     for servable in (each for pair in made for each in pair):
         servable.close()
+
+
+def test_no_table_is_copied_with_each_request(pairs: list[list[Servable]]) -> None:
+    assert [copied(servable.path) for servable in pairs[0]] == [[], []]
 
 
 @pytest.mark.parametrize("version", [0, 1])

@@ -16,6 +16,7 @@ import pytest
 import tables
 import tensorflow as tf
 from conftest import Shop
+from copied import copied
 
 from tfrec import cascade, cascade_serving, cli
 from tfrec.artifact import export
@@ -81,6 +82,10 @@ def test_training_ends_with_a_verified_export(cascaded: Shop) -> None:
     card = export.read_card(cascaded.exports / "1")
     assert {"recommend", "search", "rank", "similar"} <= {*card["signatures"]}
     assert "cascade: " in cascaded.err and "against_retrieval: ndcg@10" in cascaded.out
+
+
+def test_no_table_is_copied_with_each_request(cascaded: Shop, shop: Shop) -> None:
+    assert copied(cascaded.exports / "1") == copied(shop.exports / "1") == []
 
 
 def test_the_earlier_position_is_learned_from_without_what_came_after(cascaded: Shop, run: Run) -> None:

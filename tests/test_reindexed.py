@@ -109,12 +109,17 @@ def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]]
     assert (starts[0], starts[-1], len(starts)) == (0, len(items), centroids.shape[1] + 1)
 
 
-def test_padded_buckets_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    held = {"item_index/items": np.zeros((2, 3), np.int32)}
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("items", r"must have lists; that of exports.1 has padded buckets\. Export the run again"),
+        ("columns", r"must read item_vectors; that of exports.1 has a copy of them\. Export the run again"),
+    ],
+)
+def test_indexes_of_earlier_forms_are_refused(name: str, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    held = {f"item_index/{name}": np.zeros((2, 3), np.int32)}
     monkeypatch.setattr(reindexed, "read_variables", lambda path, names: held)
-    with pytest.raises(
-        ArtifactError, match=r"must have lists; that of exports.1 has padded buckets\. Export the run again"
-    ):
+    with pytest.raises(ArtifactError, match=rule):
         reindexed.indexes(Path("exports/1"), {}, np.empty(0, np.int32), np.empty(0, np.int32))
 
 

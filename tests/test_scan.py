@@ -34,10 +34,9 @@ def test_a_scan_is_brute_force(items: int, scale: float) -> None:
     scan_is_brute_force(items, scale)
 
 
-@pytest.mark.parametrize("items", [31, 4 * 32 - 1, 4 * 32, 5 * 32 + 7])
-def test_several_blocks_and_several_rounds_of_them_are_one_scan(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scans, "BLOCK", 32)
-    monkeypatch.setattr(scans, "_SCORES", 2 * 3 * 32)  # two blocks at a time, of which the last may be alone
+@pytest.mark.parametrize("items", [14, 15, 31, 32, 4 * 32 - 1, 4 * 32, 5 * 32 + 7])
+def test_several_rounds_are_one_scan(items: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scans, "_SCORES", 2 * 3 * 16)  # two groups at a time, of which the last may be alone
     scan_is_brute_force(items, 1)
 
 

@@ -11,6 +11,7 @@ from tfrec.artifact import indexed
 from tfrec.artifact.indexed import Found, Plan
 from tfrec.artifact.ivf import LOWEST, Allowed, among, best_of
 from tfrec.artifact.options import RETRIEVAL
+from tfrec.artifact.take import take
 
 SHORTLIST = 500  # items that each part brings forward, or four times what is asked for
 POPULAR = 1000
@@ -89,13 +90,13 @@ class BlendedSearch(tf.Module):
             *self._blend.candidates(sums, wide),
         ]
         if self._blend.reads_texts and self.of_texts is not None:  # near in the catalogue's texts; the scores are exact
-            profile = self._blend.profile(history, self.texts)
+            profile = self._blend.profile(history, tf.convert_to_tensor(self.texts))
             probes = tf.maximum(self._text_nprobe, 0 if nprobe is None else tf.reduce_max(nprobe))
             found.append(indexed.search(self.of_texts, profile, dropped, wide, probes, allowed)[1])
         found.append(tf.broadcast_to(self.popular[None], [tf.shape(query)[0], tf.size(self.popular)]))
         items = tf.sort(tf.concat(found, axis=1), axis=1)
         repeated = items == tf.pad(items, [[0, 0], [1, 0]])[:, :-1]
-        kept = ~repeated & tf.gather(self.available, items) & ~among(items, dropped)
+        kept = ~repeated & take(self.available, items) & ~among(items, dropped)
         if allowed is not None:
             kept &= allowed(items)
         scores = self._blend.total(self._parts(query, history, items, sums))
@@ -109,7 +110,7 @@ class BlendedSearch(tf.Module):
         """The blend of items int32 [B, C] as "retrieval", their "cosine", and the blend's other parts."""
         parts = self._parts(query, history, items, sums)
         others = {name: part for name, part in parts.items() if name != "model"}
-        cosine = tf.linalg.matvec(tf.gather(self.vectors, items), query)
+        cosine = tf.linalg.matvec(take(self.vectors, items), query)
         return {RETRIEVAL: self._blend.total(parts), "cosine": cosine, **others}
 
     def _parts(self, query: tf.Tensor, history: tf.Tensor, items: tf.Tensor, sums: Any) -> dict[str, tf.Tensor]:

@@ -15,6 +15,7 @@ from tfrec.artifact.indexed import Found
 from tfrec.artifact.options import OPTIONS, RETRIEVAL, WEIGHTS, WITH, Options, Reader
 from tfrec.artifact.requests import LOWEST, rows_of
 from tfrec.artifact.retrieved import Retrieved
+from tfrec.artifact.take import take
 
 RECENT = 20
 Tensors = Mapping[str, tf.Tensor]
@@ -176,7 +177,7 @@ class Stages:
         dropped = self.module.items.lookup(rows_of(exclude, rows, "exclude"))
         found, items = self.module.nearest(index, texts, text, dropped, self.count(k), nprobe, options.allowed)
         answer, chosen = self.ranked(person, found, items, k, options)
-        weight = tf.linalg.matvec(tf.gather(texts, chosen), text)
+        weight = tf.linalg.matvec(take(texts, chosen), text)
         return answer | self.reasons(chosen, tf.fill(tf.shape(chosen), "query"), weight)
 
     def rank(
@@ -190,7 +191,7 @@ class Stages:
         evidence = person.retrieved.at(items)
         tasks = self.tasks(person, items, evidence)
         value = self.value(tasks, evidence[RETRIEVAL], person, weights)
-        there = tf.gather(self.module.available, items)
+        there = take(self.module.available, items)
         return {name: tf.where(there, x, LOWEST) for name, x in {"scores": value, **tasks}.items()}
 
     def count(self, k: tf.Tensor) -> tf.Tensor:
@@ -201,7 +202,8 @@ class Stages:
         """Scores of every task, [B, C]."""
         seen, items = (tf.ensure_shape(x, [None, None]) for x in (person.seen, items))
         columns = (self.module.item_vectors, self.module.text_vectors, self.state.prices, self.state.categories)
-        return self.parts.scores(person.user, seen, items, evidence, columns)
+        read = tuple(None if column is None else tf.convert_to_tensor(column) for column in columns)
+        return self.parts.scores(person.user, seen, items, evidence, read)
 
     def value(self, tasks: Tensors, retrieval: tf.Tensor, person: Person, weights: Mapping[str, Any]) -> tf.Tensor:
         """Σ weight · score, [B, C]; retrieval's score for a user of whom nothing is known."""
@@ -240,10 +242,11 @@ class Stages:
         plain = tf.broadcast_to(tf.range(width)[None], [tf.shape(value)[0], width])
         if varied is None:
             return plain
-        categories = tf.zeros([1, 0], tf.int32) if self.state.categories is None else self.state.categories
+        held = self.state.categories
+        categories = tf.zeros([1, 0], tf.int32) if held is None else tf.convert_to_tensor(held)
 
         def chosen() -> tf.Tensor:
-            vectors = tf.gather(self.module.item_vectors, items)
+            vectors = take(self.module.item_vectors, items)
             own = tf.gather(categories, filters.known(items, categories))
             return diversify(value, vectors, own, self.parts.category_names, varied, width)
 
@@ -253,14 +256,14 @@ class Stages:
         """The item of the recent history that each answer is nearest to, and their cosine."""
         recent = tf.pad(person.seen, [[0, 0], [1, 0]])[:, -RECENT:]
         vectors = self.module.item_vectors
-        cosine = tf.matmul(tf.gather(vectors, chosen), tf.gather(vectors, recent), transpose_b=True)  # [B, k, L]
+        cosine = tf.matmul(take(vectors, chosen), take(vectors, recent), transpose_b=True)  # [B, k, L]
         cosine = tf.where((recent > 0)[:, None], cosine, LOWEST)
         nearest = tf.gather(recent, tf.argmax(cosine, axis=2, output_type=tf.int32), batch_dims=1)
         some = tf.reduce_any(recent > 0, axis=1, keepdims=True)
         history = tf.strings.join(["history:", tf.gather(self.module.item_ids, nearest)])
         other = tf.where(person.known, "user", "popularity")[:, None]
         why = tf.where(some, history, other)
-        weight = tf.where(some, tf.reduce_max(cosine, axis=2), tf.gather(self.module.popularity, chosen))
+        weight = tf.where(some, tf.reduce_max(cosine, axis=2), take(self.module.popularity, chosen))
         return self.reasons(chosen, why, weight)
 
     def reasons(self, chosen: tf.Tensor, why: tf.Tensor, weight: tf.Tensor) -> dict[str, tf.Tensor]:

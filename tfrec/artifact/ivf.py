@@ -9,6 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from tfrec.artifact.buckets import Buckets
+from tfrec.artifact.take import take
 
 LOWEST = float(np.finfo(np.float32).min)
 Allowed = Callable[[tf.Tensor], tf.Tensor]
@@ -72,7 +73,7 @@ class IVF(tf.Module):
         items = tf.where(found > LOWEST, tf.gather(self.items, place), 0)
         kept = (found > LOWEST) & ~among(items, dropped)
         if rounded:
-            found = tf.linalg.matvec(tf.gather(self.vectors, items), query)
+            found = tf.linalg.matvec(take(self.vectors, items), query)
         return best_of(tf.where(kept, found, LOWEST), items, count)
 
     def _look(self, query: tf.Tensor, nprobe: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -21,6 +21,7 @@ from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
 from tfrec.artifact.retrieved import ByIndex, OfAll, Retrieved
 from tfrec.artifact.scan import lower, top_k
+from tfrec.artifact.take import take
 from tfrec.evaluation.whitening import Whitening
 
 DEFAULT_K = 10
@@ -221,7 +222,7 @@ class _Asked:
 
     def vectors(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         used = _last(seen, self.parts.history_length)
-        return self.parts.user_vector(tf.gather(self.module.item_vectors, used), used > 0, user)
+        return self.parts.user_vector(take(self.module.item_vectors, used), used > 0, user)
 
     def is_known(self, user: tf.Tensor, seen: tf.Tensor) -> tf.Tensor:
         return tf.reduce_any(seen > 0, axis=1) | (self.parts.knows_users & (user > 0))
@@ -238,6 +239,7 @@ class _Asked:
         if not self.scores_all:
             return ByIndex(self.module, self.vectors(user, seen), self.blended(seen), self.is_known(user, seen))
         cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), self.module.compared
+        texts = None if texts is None else tf.convert_to_tensor(texts)
         if self.parts.cascade is not None:
             found = self.parts.cascade.evidence(cosines, seen_last, texts)
         else:
@@ -271,7 +273,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
     def similar(item_id: tf.Tensor, exclude: tf.Tensor, k: tf.Tensor, nprobe: Any = None) -> dict[str, tf.Tensor]:
         item = module.items.lookup(item_id)
         dropped = module.items.lookup(_rows(exclude, tf.shape(item)[0], "exclude"))
-        dropped, vectors = tf.concat([dropped, item[:, None]], axis=1), tf.gather(module.item_vectors, item)
+        dropped, vectors = tf.concat([dropped, item[:, None]], axis=1), take(module.item_vectors, item)
         scores, items = module.nearest(index, module.item_vectors, vectors, dropped, k, nprobe)
         return module.answer(tf.where(item[:, None] > 0, scores, LOWEST), items, k)
 
@@ -280,7 +282,7 @@ def build(parts: Parts) -> tuple[Recommender, dict[str, Any]]:
         user, seen = asked.read(user_id, history)
         item = module.items.lookup(_rows(item_ids, tf.shape(user)[0], "item_ids"))
         scores = asked.retrieved(user, seen).at(item)[RETRIEVAL]
-        return {"scores": tf.where(tf.gather(module.available, item), scores, LOWEST)}
+        return {"scores": tf.where(take(module.available, item), scores, LOWEST)}
 
     @tf.function(input_signature=[strings, matrix])
     def embed_user(user_id: tf.Tensor, history: tf.Tensor) -> dict[str, tf.Tensor]:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrec.artifact import buckets, scan
+from tfrec.artifact import buckets
 from tfrec.artifact.blended import moments
 from tfrec.artifact.buckets import Buckets
 from tfrec.artifact.variables import read_variables
@@ -29,26 +29,30 @@ def indexes(
         delisted: rows that may not be found any more.
 
     Raises:
-        ArtifactError: the version has an inverted file of an earlier form.
+        ArtifactError: the version has an index of an earlier form.
     """
     changed: dict[str, np.ndarray] = {}
     for index, table in _OF.items():
         names = [f"{index}/{name}" for name in ("centroids", "items", "starts", "rows", "columns")]
         held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
-        if "items" in held and "starts" not in held:
-            advice = "Export the run again with this tfrec"
-            raise ArtifactError(f"an inverted file must have lists; that of {path} has padded buckets", advice=advice)
-        if "items" in held:
+        _check_form(path, held)
+        if held:
             before = Buckets(held["centroids"].T, held["items"], held["starts"])
             after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)
             rows = catalogue[table][after.items].astype(held["rows"].dtype)
             changed |= zip(names, (after.centroids.T, after.items, after.starts, rows), strict=False)
-        elif "columns" in held:
-            changed[f"{index}/columns"] = scan.columns(catalogue[table], catalogue["available"])
     compared = "blend_texts" if "blend_texts" in catalogue else "text_vectors"
     sums = {"blended/item_moments": "item_vectors", "blended/text_moments": compared}
     held = read_variables(path, sums)
     return changed | {name: moments(catalogue[sums[name]]) for name in held}
+
+
+def _check_form(path: Path, held: Mapping[str, np.ndarray]) -> None:
+    advice = "Export the run again with this tfrec"
+    if "columns" in held:
+        raise ArtifactError(f"an exact scan must read item_vectors; that of {path} has a copy of them", advice=advice)
+    if "items" in held and "starts" not in held:
+        raise ArtifactError(f"an inverted file must have lists; that of {path} has padded buckets", advice=advice)
 
 
 def put_blend_texts(path: Path, catalogue: Mapping[str, np.ndarray], moved: np.ndarray) -> None:

@@ -13,6 +13,7 @@ from tfrec.artifact import indexed
 from tfrec.artifact.indexed import Found
 from tfrec.artifact.ivf import Allowed
 from tfrec.artifact.options import RETRIEVAL
+from tfrec.artifact.take import take
 
 
 class Retrieved(Protocol):
@@ -71,10 +72,10 @@ class ByIndex:
 
     def at(self, items: tf.Tensor) -> dict[str, tf.Tensor]:
         if self.shop.blended is None:
-            found = {RETRIEVAL: tf.linalg.matvec(tf.gather(self.shop.item_vectors, items), self.query)}
+            found = {RETRIEVAL: tf.linalg.matvec(take(self.shop.item_vectors, items), self.query)}
         else:
             found = self.shop.blended.evidence(self.query, self.history, self._sums, items)
-        popular = tf.gather(self.shop.popularity, items)
+        popular = take(self.shop.popularity, items)
         return found | {RETRIEVAL: tf.where(self.known[:, None], found[RETRIEVAL], popular)}
 
     def best(self, dropped: tf.Tensor, count: tf.Tensor, nprobe: Any, allowed: Allowed | None = None) -> Found:

@@ -122,7 +122,7 @@ class Blend(keras.layers.Layer):
     def _text(self, history: tf.Tensor, weights: tf.Tensor, items: tf.Tensor, texts: tf.Tensor | None) -> tf.Tensor:
         if texts is None:
             history, weights = self._trained(history, weights)
-            texts = self.texts.value
+            texts = tf.convert_to_tensor(self.texts.value)  # a gather from the variable would make each read a copy
         profile = tf.einsum("bl,blt->bt", weights, tf.gather(texts, history))
         return _grown(tf.matmul(profile, texts, transpose_b=True), items)
 
