@@ -1,7 +1,7 @@
 """The peer of value.py: a Tweedie gradient-boosted tree, in an environment of its own.
 
-python -m venv .venv-value && .venv-value/bin/pip install lightgbm==4.7.0 numpy
-.venv-value/bin/python benchmarks/value_tree.py OUT.npy WINDOW SEED...
+python -m venv .venv-value && .venv-value/bin/pip install lightgbm==4.7.0 numpy pyarrow
+.venv-value/bin/python benchmarks/value_tree.py OUT.npy DATA WINDOW SEED...
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ def predict(x: np.ndarray, y: np.ndarray, part: np.ndarray, seed: int) -> tuple[
     return best
 
 
-def main(out: str, window: str, *seeds: str) -> None:
-    columns, y = value_data.customers(window)
+def main(out: str, data: str, window: str, *seeds: str) -> None:
+    columns, y = value_data.customers(data, window)
     x = np.stack(list(columns.values()), axis=1)
     predictions = np.zeros((len(seeds), len(y)))
     for row, seed in enumerate(seeds):
