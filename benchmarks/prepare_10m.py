@@ -29,7 +29,7 @@ GOAL = 1.5e9
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), EXAMPLE, rounds=1)
+    parser = arguments(str(__doc__), EXAMPLE)
     parser.add_argument("--rows", type=int, default=10_000_000, help="interactions; items and users are a tenth")
     parser.add_argument("--side", choices=["tfrec", "pandas"], help="be one side of the comparison")
     parser.add_argument("--folder", type=Path, help="of the tables that a side reads and writes")

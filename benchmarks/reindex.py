@@ -28,7 +28,7 @@ PACKAGES = ["tensorflow", "keras-hub"]
 
 
 def main() -> None:
-    parser = arguments(str(__doc__), EXAMPLE, rounds=1)
+    parser = arguments(str(__doc__), EXAMPLE)
     parser.add_argument("--export", type=Path, help="exports/MODEL with a text; absent = a small shop is trained first")
     parser.add_argument("--items", type=int, default=100_000, help="items of the artefact")
     parser.add_argument("--new", type=int, default=10_000, help="items that are added")

@@ -24,6 +24,7 @@ def copied(path: Path) -> list[str]:
         for node in nodes:
             given = [held.get(name.split(":")[0], "") for name in node.input if not name.startswith("^")]
             if node.op in _BOTH:
+                assert given[0], f"{node.name} must read a variable that was followed"
                 uses[given[0]].add(node.op)
             arguments = tuple(given[node.op in _BRANCHES :])
             for name in _called(node):
@@ -35,7 +36,7 @@ def copied(path: Path) -> list[str]:
 
     variables = {node.name: node.name for node in graph.node if node.op == "VarHandleOp"}
     follow([node for node in graph.node if node.op not in _BOTH], variables)
-    return sorted(name for name, ops in uses.items() if name and ops == _BOTH)
+    return sorted(name for name, ops in uses.items() if ops == _BOTH)
 
 
 def _called(node: Any) -> Iterable[str]:

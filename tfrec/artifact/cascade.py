@@ -15,7 +15,7 @@ from tfrec.artifact.indexed import Found
 from tfrec.artifact.options import OPTIONS, RETRIEVAL, WEIGHTS, WITH, Options, Reader
 from tfrec.artifact.requests import LOWEST, rows_of
 from tfrec.artifact.retrieved import Retrieved
-from tfrec.artifact.take import take
+from tfrec.artifact.take import take, whole
 
 RECENT = 20
 Tensors = Mapping[str, tf.Tensor]
@@ -202,8 +202,7 @@ class Stages:
         """Scores of every task, [B, C]."""
         seen, items = (tf.ensure_shape(x, [None, None]) for x in (person.seen, items))
         columns = (self.module.item_vectors, self.module.text_vectors, self.state.prices, self.state.categories)
-        read = tuple(None if column is None else tf.convert_to_tensor(column) for column in columns)
-        return self.parts.scores(person.user, seen, items, evidence, read)
+        return self.parts.scores(person.user, seen, items, evidence, tuple(map(whole, columns)))
 
     def value(self, tasks: Tensors, retrieval: tf.Tensor, person: Person, weights: Mapping[str, Any]) -> tf.Tensor:
         """Σ weight · score, [B, C]; retrieval's score for a user of whom nothing is known."""
@@ -242,8 +241,8 @@ class Stages:
         plain = tf.broadcast_to(tf.range(width)[None], [tf.shape(value)[0], width])
         if varied is None:
             return plain
-        held = self.state.categories
-        categories = tf.zeros([1, 0], tf.int32) if held is None else tf.convert_to_tensor(held)
+        held = whole(self.state.categories)
+        categories = tf.zeros([1, 0], tf.int32) if held is None else held
 
         def chosen() -> tf.Tensor:
             vectors = take(self.module.item_vectors, items)

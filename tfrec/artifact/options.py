@@ -12,6 +12,7 @@ import tensorflow as tf
 from tfrec.artifact import filters
 from tfrec.artifact.diversify import Varied
 from tfrec.artifact.requests import checked, one_a_row, rows_of
+from tfrec.artifact.take import whole
 
 RETRIEVAL, WITH = "retrieval", "_with"
 WEIGHTS = ("weight_names", "weights")
@@ -82,7 +83,7 @@ class Reader:
     def _allowed(self, numbers: Tensors, lists: Tensors) -> filters.Allowed:
         low, high = numbers["min_price"], numbers["max_price"]
         allow, deny = lists["allow_categories"], lists["deny_categories"]
-        prices, categories = (None if x is None else tf.convert_to_tensor(x) for x in (self.prices, self.categories))
+        prices, categories = whole(self.prices), whole(self.categories)
         if prices is None:
             priced = tf.reduce_any((low > 0) | (high < filters.NO_LIMIT))
             low = checked(low, ~priced, ["price bounds need a recommender that knows prices; got", low, "and", high])

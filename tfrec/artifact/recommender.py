@@ -21,7 +21,7 @@ from tfrec.artifact.requests import last as _last
 from tfrec.artifact.requests import rows_of as _rows
 from tfrec.artifact.retrieved import ByIndex, OfAll, Retrieved
 from tfrec.artifact.scan import lower, top_k
-from tfrec.artifact.take import take
+from tfrec.artifact.take import take, whole
 from tfrec.evaluation.whitening import Whitening
 
 DEFAULT_K = 10
@@ -238,8 +238,7 @@ class _Asked:
         """What retrieval says, by the index if there is one."""
         if not self.scores_all:
             return ByIndex(self.module, self.vectors(user, seen), self.blended(seen), self.is_known(user, seen))
-        cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), self.module.compared
-        texts = None if texts is None else tf.convert_to_tensor(texts)
+        cosines, seen_last, texts = self.cosines(user, seen), self.blended(seen), whole(self.module.compared)
         if self.parts.cascade is not None:
             found = self.parts.cascade.evidence(cosines, seen_last, texts)
         else:

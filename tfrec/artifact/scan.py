@@ -61,7 +61,7 @@ class Scan(tf.Module):
 
         def look(first: tf.Tensor, found: tf.TensorArray) -> tuple[tf.Tensor, tf.TensorArray]:
             size = tf.minimum(step, grouped - first)
-            # Slices of the first dimension are views: nothing is copied.
+            # Slices of rows are views where a row is a multiple of 64 bytes: nothing is copied.
             scores = tf.matmul(tf.slice(vectors, [first, 0], [size, width]), query, transpose_b=True)  # [size, B]
             there = tf.slice(available, [first], [size])[:, None]
             scores = tf.cond(tf.reduce_all(there), lambda: scores, lambda: tf.where(there, scores, LOWEST))
