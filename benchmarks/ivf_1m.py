@@ -1,17 +1,19 @@
 """CPU-seconds of one query among a million vectors of width 64: an inverted file against brute force.
 
-Both are SavedModels of core ops in a v1 session with TensorFlow's default options, batch 1, best 100. The vectors lie
-around 10,000 Gaussian centres, within which they vary as much as the centres do, of shares 1 / rank; ``--zipf`` takes
-another exponent, ``--vectors`` vectors that were trained (an .npy file [N, 64], some rows of which become the queries).
-``nprobe`` is chosen on other queries than those that recall is measured on. Brute force is a matrix product and top_k;
-the exact scan that tfrec serves is measured beside it. ``--peer`` measures faiss or hnswlib too, as they are, in an
-environment of their own that has them and numpy:
+Both are SavedModels of core ops, batch 1, best 100, each in a process of its own that loads it as tfrec's server does:
+a request runs in its caller's thread, and ``--threads`` of them compute an op. The vectors lie around 10,000 Gaussian
+centres, within which they vary as much as the centres do, of shares 1 / rank; ``--zipf`` takes another exponent,
+``--vectors`` vectors that were trained (an .npy file [N, 64], some rows of which become the queries). ``nprobe`` is
+chosen on other queries than those that recall is measured on. Brute force is a matrix product and top_k; the exact scan
+that tfrec serves is measured beside it. ``--peer`` measures faiss or hnswlib too, as they are, in an environment of
+their own that has them and numpy:
 
     python3 -m venv ann-env && ann-env/bin/pip install faiss-cpu hnswlib numpy
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import subprocess
 import sys
@@ -20,71 +22,91 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow as tf
-from catalogue import NEAREST, Plain, clustered, mean_cost, recall, save, session
-from common import Cost, alternate, arguments, report
+from catalogue import NEAREST, Plain, Search, clustered, mean_cost, recall, save
+from common import Cost, Worker, alternate, answer, arguments, report
 
-from tfrec.artifact.buckets import build
+from tfrec.artifact.indexed import Found, Plan, make_index, search
 from tfrec.artifact.ivf import IVF
-from tfrec.artifact.planning import SIZE, nearest, probes_for
+from tfrec.artifact.planning import Wish, make_plan, nearest
 from tfrec.artifact.scan import Scan
+from tfrec.server.servable import DEFAULT_SIGNATURE, Servable
+from tfrec.server.session import Threads
 
-QUERIES = 300
+QUERIES, FEW = 1000, 20
 EXAMPLE = "python benchmarks/ivf_1m.py --rounds 5"
 
 
 def main() -> None:
+    options = parse()
+    if options.side:
+        batches = np.load(options.side.parent / "queries.npy")[: options.queries, None]
+        served = opened(options.side, options.threads)
+        answer(lambda: mean_cost(served, batches))
+        return
+    made_up = options.vectors is None
+    vectors, queries = clustered(options.items, 2 * QUERIES, zipf=options.zipf) if made_up else trained(options.vectors)
+    tuning, queries = queries[:QUERIES], queries[QUERIES:]
+    best = nearest(queries, vectors)
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        np.save(folder / "queries.npy", queries)
+        if options.peer:
+            measure_peer(options, folder / "data.npz", vectors, queries, best)
+        write(vectors, tuning, options, folder)
+        found = recall(opened(folder / "ivf", options.threads), queries, best)
+        print(
+            f"recall@{NEAREST}: {found:.4f}, scan {recall(opened(folder / 'scan', 1), queries[:FEW], best[:FEW]):.4f}"
+        )
+        sides = [side(folder / "ivf", QUERIES, options), side(folder / "brute", FEW, options)]
+        with sides[0] as ours, sides[1] as brute:
+            own, peer = alternate(ours, brute, options.rounds)
+        with side(folder / "scan", FEW, options) as scan:
+            print(f"a query, CPU and clock: ours {show(own)}, brute force {show(peer)}, scan {show(scan())}")
+    name, wall = f"ivf_{options.items // 1000}k" if made_up else "ivf_trained", peer.wall / own.wall
+    report(options.results, name, peer.cpu / own.cpu, own.cpu, peer.cpu, "CPU-seconds", ["tensorflow"], wall)
+
+
+def parse() -> argparse.Namespace:
     parser = arguments(str(__doc__), EXAMPLE)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of the shares of centres")
     parser.add_argument("--vectors", type=Path, help="an .npy file of trained vectors")
-    parser.add_argument("--storage", choices=["float32", "bfloat16"], default="float32", help="of vectors in buckets")
-    parser.add_argument("--size", type=int, default=SIZE, help="items of a bucket, about")
-    parser.add_argument("--recall", type=float, default=0.95)
+    parser.add_argument("--storage", choices=["packed", "float32", "bfloat16"], default="packed")
+    parser.add_argument("--recall", type=float, default=0.953, help="on tuning queries; others may find a little less")
+    parser.add_argument("--threads", type=int, default=1, help="of an op; 0 = as many as processors")
     parser.add_argument("--peer", choices=["faiss", "hnswlib"], help="measure it beside ours")
     parser.add_argument("--peer-python", default="ann-env/bin/python", help="the Python of its environment")
-    options = parser.parse_args()
-    vectors, queries = (
-        trained(options.vectors) if options.vectors else clustered(options.items, 2 * QUERIES, zipf=options.zipf)
-    )
-    tuning, queries = queries[:QUERIES], queries[QUERIES:]
-    best = nearest(queries, vectors)
-    with tempfile.TemporaryDirectory() as folder:
-        if options.peer:
-            measure_peer(options, Path(folder) / "data.npz", vectors, queries, best)
-        index = make_index(vectors, tuning, options)
-        ours = session(save(*index, Path(folder) / "ivf"))
-        plain = Plain(vectors)
-        brute = session(save(plain, plain.search, Path(folder) / "brute"))
-        table = tf.Variable(vectors)
-        scan = Scan(table, tf.Variable(np.arange(len(vectors)) > 0))
-        none = lambda query: scan.search(query, tf.zeros([tf.shape(query)[0], 0], tf.int32), tf.constant(NEAREST))  # noqa: E731
-        exact = session(save(scan, none, Path(folder) / "scan"))
-    print(f"recall@{NEAREST}: {recall(ours, queries, best):.4f}, scan {recall(exact, queries[:20], best[:20]):.4f}")
-    many, few = [query[None] for query in queries], [query[None] for query in queries[:20]]
-    own, peer = alternate(lambda: mean_cost(ours, many), lambda: mean_cost(brute, few), options.rounds)
-    scanned = mean_cost(exact, few)
-    print(f"a query, CPU and clock: ours {show(own)}, brute force {show(peer)}, scan {show(scanned)}")
-    name = "ivf_trained" if options.vectors else f"ivf_{options.items // 1000}k"
-    report(
-        options.results,
-        name,
-        peer.cpu / own.cpu,
-        own.cpu,
-        peer.cpu,
-        "CPU-seconds",
-        ["tensorflow"],
-        peer.wall / own.wall,
-    )
+    parser.add_argument("--side", type=Path, help="be the process that serves this SavedModel")
+    parser.add_argument("--queries", type=int, default=QUERIES, help="of such a process")
+    return parser.parse_args()
 
 
-def make_index(vectors: np.ndarray, tuning: np.ndarray, options: object) -> tuple:
-    """An inverted file that reaches the recall on other queries, and its search."""
-    buckets = build(vectors, np.arange(1, len(vectors), dtype=np.int32), options.size)  # type: ignore[attr-defined]
-    chosen = probes_for(buckets, vectors, tuning, options.recall)  # type: ignore[attr-defined]
-    print(f"{len(buckets.centroids):,} buckets; on other queries {chosen}")
-    index = IVF(tf.Variable(vectors, trainable=False), buckets, options.storage, chosen.reach)  # type: ignore[attr-defined]
-    probes, count = tf.constant(chosen.nprobe), tf.constant(NEAREST)
-    return index, lambda query: index.search(query, tf.zeros([tf.shape(query)[0], 0], tf.int32), count, probes)
+def opened(path: Path, threads: int) -> Search:
+    """The items that a SavedModel answers."""
+    servable = Servable(path, Threads(threads))
+    return lambda query: servable.run(DEFAULT_SIGNATURE, {"query": query}, ["items"])["items"]
+
+
+def side(path: Path, queries: int, options: argparse.Namespace) -> Worker:
+    command = [sys.executable, __file__, "--side", str(path), "--queries", str(queries)]
+    return Worker([*command, "--threads", str(options.threads)])
+
+
+def write(vectors: np.ndarray, tuning: np.ndarray, options: argparse.Namespace, folder: Path) -> None:
+    """SavedModels of an inverted file that reaches the recall on other queries, brute force and the exact scan."""
+    plan, about = make_plan(vectors, tuning, Wish("ivf", options.recall, options.storage))
+    print(about)
+    table, available = tf.Variable(vectors, trainable=False), tf.Variable(np.arange(len(vectors)) > 0, trainable=False)
+    for name, how in (("ivf", plan), ("scan", Plan())):
+        index = make_index(how, table, available)
+        save(index, lambda query, index=index: asked(index, query), folder / name)
+    plain = Plain(vectors)
+    save(plain, plain.search, folder / "brute")
+
+
+def asked(index: IVF | Scan, query: tf.Tensor) -> Found:
+    nothing = tf.zeros([tf.shape(query)[0], 0], tf.int32)
+    return search(index, query, nothing, tf.constant(NEAREST), None)
 
 
 def trained(path: Path) -> tuple[np.ndarray, np.ndarray]:

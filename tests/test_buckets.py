@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.artifact.buckets import MOST, Buckets, build, insert, remove
+from tfrec.artifact.buckets import MOST, Buckets, behind, build, from_rows, in_rows, insert, reaches, remove
 
 
 def vectors(rows: int, width: int = 4, seed: int = 0) -> np.ndarray:
@@ -76,3 +77,38 @@ def test_buckets_have_about_the_size() -> None:
     table = np.random.default_rng(0).normal(size=(5001, 16)).astype(np.float32)
     buckets = build(table, np.arange(1, 5001, dtype=np.int32), 60)
     assert 30 < buckets.sizes.mean() < 90
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 100), st.integers(1, 30), st.integers(1, 4), st.integers(0, 5))
+def test_rows_hold_the_items_of_one_bucket_each(rows: int, size: int, width: int, seed: int) -> None:
+    table = vectors(rows, seed=seed)
+    buckets = build(table, np.arange(1, rows + 1, dtype=np.int32), size)
+    items, starts = in_rows(buckets, width)
+    assert items.shape == (starts[-1], width)
+    for bucket in range(len(buckets.centroids)):
+        held = items[starts[bucket] : starts[bucket + 1]].reshape(-1)
+        first, last = buckets.starts[bucket : bucket + 2]
+        assert held.tolist() == buckets.items[first:last].tolist() + [0] * (-(last - first) % width)
+    again = from_rows(buckets.centroids, items, starts)
+    np.testing.assert_array_equal(again.items, buckets.items)
+    np.testing.assert_array_equal(again.starts, buckets.starts)
+
+
+def test_distances_are_counted_from_the_fourth_product() -> None:
+    angles = np.deg2rad([0, 10, 20, 30, 60, 90])
+    centroids = np.stack([np.cos(angles), np.sin(angles)], axis=1).astype(np.float32)
+    far = behind(centroids, np.array([[5, 0], [0, 0.1]], np.float32))
+    np.testing.assert_allclose(far[0], [0, 0, 0, 0, np.cos(angles[3]) - 0.5, np.cos(angles[3])], atol=1e-6)
+    np.testing.assert_allclose(far[1, :2], [np.sin(angles[2]), np.sin(angles[2]) - np.sin(angles[1])], atol=1e-6)
+    assert not far[1, 2:].any()
+
+
+def test_within_a_reach_queries_have_that_many_buckets_on_average() -> None:
+    random = np.random.default_rng(0)
+    centroids = random.normal(size=(40, 8)).astype(np.float32)
+    centroids /= np.linalg.norm(centroids, axis=1, keepdims=True)
+    queries = random.normal(size=(30, 8)).astype(np.float32)
+    far, reach = behind(centroids, queries), reaches(centroids, queries)
+    assert not reach[:4].any() and (np.diff(reach) >= 0).all() and far.max() < reach[-1]
+    assert [(far <= r).mean() * 40 for r in reach[4:-1]] == pytest.approx(range(5, 40))

@@ -26,9 +26,9 @@ BUCKETS = build(VECTORS, np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
 ALL = len(BUCKETS.items)
 
 
-@pytest.fixture(scope="module", params=["ivf", "bfloat16", "scan"])
+@pytest.fixture(scope="module", params=["packed", "float32", "bfloat16", "scan"])
 def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servable]:
-    plan = {"ivf": Plan(BUCKETS, ALL), "bfloat16": Plan(BUCKETS, ALL, "bfloat16"), "scan": Plan()}[request.param]
+    plan = Plan() if request.param == "scan" else Plan(BUCKETS, ALL, request.param)
     parts = replace(make_parts(), item_plan=plan, text_plan=plan)
     servable = Servable(export.export(parts, tmp_path_factory.mktemp("exports") / "shop", {}, lambda path: None))
     yield servable

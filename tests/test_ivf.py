@@ -8,8 +8,9 @@ import tensorflow as tf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tfrec.artifact.buckets import build, remove
-from tfrec.artifact.ivf import IVF, LOWEST, SURE, Storage, among
+from tfrec.artifact.buckets import SURE, build, reaches, remove
+from tfrec.artifact.ivf import IVF, among
+from tfrec.artifact.stored import LOWEST, Storage
 
 ITEMS, WIDTH, SIZE = 300, 6, 8
 
@@ -25,12 +26,9 @@ def table() -> np.ndarray:
     return rows
 
 
-def make(storage: Storage = "float32", reach: float | None = None) -> IVF:
-    rows = table()
-    return IVF(tf.Variable(rows), build(rows, np.arange(1, ITEMS + 1, dtype=np.int32), SIZE), storage, reach)
-
-
-INDEXES: dict[Storage, IVF] = {"float32": make(reach=0.001), "bfloat16": make("bfloat16")}
+BUCKETS = build(table(), np.arange(1, ITEMS + 1, dtype=np.int32), SIZE)
+STORAGES: tuple[Storage, ...] = ("packed", "float32", "bfloat16")
+INDEXES = {storage: IVF(tf.Variable(table()), BUCKETS, storage) for storage in STORAGES}
 ALL = tf.constant(10_000)
 
 
@@ -82,16 +80,16 @@ def test_more_buckets_never_find_worse(nprobe: int, seed: int) -> None:
 
 
 @pytest.mark.parametrize("rows", [1, 5])
-@pytest.mark.parametrize("nprobe", [1, 3, 6, 12, 30])
-def test_of_the_nearest_buckets_the_close_ones_are_looked_into(nprobe: int, rows: int) -> None:
-    index, query = make(reach=0.02), whole_numbers(rows, 3)
-    buckets = build(table(), np.arange(1, ITEMS + 1, dtype=np.int32), SIZE)
+@pytest.mark.parametrize("nprobe", [1, 3, 6, 12, 30, 999])
+def test_near_buckets_are_looked_into(nprobe: int, rows: int) -> None:
+    index, query, count = INDEXES["float32"], whole_numbers(rows, 3), len(BUCKETS.centroids)
     _, items = index.search(tf.constant(query), tf.zeros([rows, 0], tf.int32), tf.constant(ITEMS), tf.constant(nprobe))
-    products = query @ buckets.centroids.T
+    reach = reaches(BUCKETS.centroids, BUCKETS.centroids)[min(nprobe, count) - 1]
+    products = query @ BUCKETS.centroids.T
     for row, found, norm in zip(products, items.numpy(), np.linalg.norm(query, axis=1), strict=True):
-        ranked = np.argsort(-row, kind="stable")[:nprobe]
-        close = ranked[row[ranked] >= row[ranked[:SURE]][-1] - 0.02 * nprobe * norm]
-        assert sorted(found[found > 0].tolist()) == sorted(buckets.items[np.isin(buckets.labels, close)].tolist())
+        near = np.flatnonzero(row >= np.sort(row)[-min(nprobe, SURE)] - reach * norm)
+        assert len(near) >= min(nprobe, SURE) and (nprobe < count or len(near) == count)
+        assert sorted(found[found > 0].tolist()) == sorted(BUCKETS.items[np.isin(BUCKETS.labels, near)].tolist())
 
 
 @pytest.mark.parametrize("storage", list(INDEXES))
@@ -105,26 +103,28 @@ def test_a_query_alone_is_answered_as_among_others(storage: Storage) -> None:
         np.testing.assert_array_equal(alone[0][0], together[0][row, : alone[0].shape[1]])
 
 
-def test_a_query_that_finds_empty_buckets_gets_nothing() -> None:
+@pytest.mark.parametrize("storage", STORAGES)
+def test_a_query_that_finds_empty_buckets_gets_nothing(storage: Storage) -> None:
     rows, items = table(), np.arange(1, ITEMS + 1, dtype=np.int32)
     before = build(rows, items, SIZE)
     query = whole_numbers(1, 0)
     far = before.items[before.labels == (query @ before.centroids.T).argmin()]
     left = remove(before, np.setdiff1d(items, far))
-    index = IVF(tf.Variable(rows), left, reach=0.02)
+    index = IVF(tf.Variable(rows), left, storage)
     for count in (1, 3):
         asked, nothing = tf.constant(np.tile(query, (count, 1))), tf.zeros([count, 0], tf.int32)
         found, chosen = index.search(asked, nothing, tf.constant(5), tf.constant(3))
         assert not np.any(chosen) and np.all(found == LOWEST)
 
 
-def test_recall_rises_to_one() -> None:
+@pytest.mark.parametrize("storage", STORAGES)
+def test_recall_rises_to_one(storage: Storage) -> None:
     random = np.random.default_rng(0)
     centres = random.normal(size=(20, 16))
     points = centres[random.integers(0, 20, 2050)] + random.normal(size=(2050, 16))
     points = (points / np.linalg.norm(points, axis=1, keepdims=True)).astype(np.float32)
     rows, query = np.concatenate([np.zeros((1, 16), np.float32), points[50:]]), points[:50]
-    index = IVF(tf.Variable(rows), build(rows, np.arange(1, 2001, dtype=np.int32), 32))
+    index = IVF(tf.Variable(rows), build(rows, np.arange(1, 2001, dtype=np.int32), 32), storage)
     best = np.argsort(-(query @ rows[1:].T), axis=1)[:, :20] + 1
     recall = []
     for nprobe in (2, 8, 24, 1000):
@@ -134,15 +134,16 @@ def test_recall_rises_to_one() -> None:
     assert recall[0] < 0.8 and recall[1] > 0.7 and recall[2] > 0.95 and recall[3] == 1
 
 
-def test_bfloat16_returns_exact_scores() -> None:
+@pytest.mark.parametrize(("storage", "dtype"), [("packed", tf.int32), ("bfloat16", tf.bfloat16)])
+def test_what_is_rounded_returns_exact_scores(storage: Storage, dtype: tf.DType) -> None:
     random = np.random.default_rng(0)
     rows = random.normal(size=(501, 16)).astype(np.float32)
     rows[0] = 0
-    index = IVF(tf.Variable(rows), build(rows, np.arange(1, 501, dtype=np.int32), 16), "bfloat16")
+    index = IVF(tf.Variable(rows), build(rows, np.arange(1, 501, dtype=np.int32), 16), storage)
     query = random.normal(size=(4, 16)).astype(np.float32)
     found, _ = index.search(tf.constant(query), tf.zeros([4, 0], tf.int32), tf.constant(10), ALL)
     np.testing.assert_allclose(found, -np.sort(-(query @ rows[1:].T), axis=1)[:, :10], rtol=1e-5)
-    assert index.rows.dtype == tf.bfloat16
+    assert index.rows.dtype == dtype
 
 
 @pytest.mark.parametrize("width", [0, 1, 5])

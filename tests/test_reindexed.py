@@ -13,13 +13,14 @@ from cascade_twin import CATEGORIES, PRICES, make_cascade
 from parts import ITEM_VECTORS, ITEMS, make_parts
 from saved_models import strings
 
+from tfrec.artifact import ivf, reindexed
 from tfrec.artifact import reindex as module
-from tfrec.artifact import reindexed
-from tfrec.artifact.buckets import build
+from tfrec.artifact.buckets import build, from_rows
 from tfrec.artifact.export import export, read_card
 from tfrec.artifact.golden import write_golden
 from tfrec.artifact.indexed import Plan
 from tfrec.artifact.reindex import reindex
+from tfrec.artifact.stored import Storage
 from tfrec.artifact.variables import read_variables
 from tfrec.artifact.verify import Report
 from tfrec.errors import ArtifactError
@@ -27,7 +28,8 @@ from tfrec.server.servable import Servable
 
 BUCKETS = build(ITEM_VECTORS.astype(np.float32), np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
 PLANS: dict[str, Plan | None] = {
-    "ivf": Plan(BUCKETS, 1),
+    "packed": Plan(BUCKETS, 1),
+    "float32": Plan(BUCKETS, 1, "float32"),
     "bfloat16": Plan(BUCKETS, 1, "bfloat16"),
     "scan": Plan(),
     "all scores": None,
@@ -74,7 +76,7 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, lis
 
 
 @pytest.mark.parametrize("version", [0, 1])
-@pytest.mark.parametrize("kind", ["ivf", "bfloat16", "scan"])
+@pytest.mark.parametrize("kind", ["packed", "float32", "bfloat16", "scan"])
 @pytest.mark.parametrize(
     ("signature", "inputs"),
     [
@@ -99,20 +101,23 @@ def test_an_index_answers_as_brute_force_over_the_same_items(
 
 @pytest.mark.parametrize("version", [0, 1])
 @pytest.mark.parametrize("name", ["item", "text"])
-def test_buckets_hold_what_is_available_once(versions: dict[str, list[Servable]], version: int, name: str) -> None:
-    path: Path = versions["ivf"][version].path
-    kinds = ("items", "starts", "rows", "centroids")
-    names = ["available", f"{name}_vectors", *(f"{name}_index/{kind}" for kind in kinds)]
-    available, vectors, items, starts, rows, centroids = (read_variables(path, names)[each] for each in names)
-    assert sorted(items.tolist()) == np.flatnonzero(available).tolist()
-    np.testing.assert_array_equal(rows, vectors[items])
-    assert (starts[0], starts[-1], len(starts)) == (0, len(items), centroids.shape[1] + 1)
+@pytest.mark.parametrize("kind", ["packed", "float32"])
+def test_buckets_hold_what_is_available_once(
+    versions: dict[str, list[Servable]], version: int, name: str, kind: Storage
+) -> None:
+    path: Path = versions[kind][version].path
+    names = ["available", f"{name}_vectors", *(f"{name}_index/{held}" for held in ivf.HELD)]
+    available, vectors, centroids, directions, starts, items, rows = (read_variables(path, names)[n] for n in names)
+    assert sorted(items[items > 0].tolist()) == np.flatnonzero(available).tolist()
+    made = ivf.contents(from_rows(centroids, items, starts), vectors, kind).values()
+    for got, wanted in zip(made, (centroids, directions, starts, items, rows), strict=True):
+        np.testing.assert_array_equal(got, wanted)
 
 
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
-        ("items", r"must have lists; that of exports.1 has padded buckets\. Export the run again"),
+        ("items", r"must know its reach; that of exports.1 has another form\. Export the run again"),
         ("columns", r"must read item_vectors; that of exports.1 has a copy of them\. Export the run again"),
     ],
 )

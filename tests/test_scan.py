@@ -13,8 +13,8 @@ from parts import make_parts
 
 from tfrec.artifact import recommender
 from tfrec.artifact import scan as scans
-from tfrec.artifact.ivf import LOWEST
 from tfrec.artifact.scan import GROUP, Scan, top_k
+from tfrec.artifact.stored import LOWEST
 
 
 @settings(max_examples=50, deadline=None)

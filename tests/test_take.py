@@ -18,7 +18,8 @@ from tfrec.artifact.indexed import Plan
 from tfrec.artifact.take import take
 
 BUCKETS = build(ITEM_VECTORS.astype(np.float32), np.arange(1, len(ITEMS) + 1, dtype=np.int32), 2)
-PLANS = {"all scores": None, "scan": Plan(), "ivf": Plan(BUCKETS, 1), "bfloat16": Plan(BUCKETS, 1, "bfloat16")}
+PLANS = {"all scores": None, "scan": Plan(), "packed": Plan(BUCKETS, 1)}
+PLANS |= {storage: Plan(BUCKETS, 1, storage) for storage in ("float32", "bfloat16")}
 
 
 @pytest.mark.parametrize("plan", PLANS)

@@ -234,9 +234,9 @@ class Export(Section):
     recall: float = Field(
         default=0.95, gt=0, le=1, description="share of the 100 nearest that an ivf index finds, measured at export"
     )
-    index_storage: Literal["float32", "bfloat16"] = Field(
-        default="float32",
-        description="of vectors in an ivf index; bfloat16 is faster on a CPU that has it, scores are exact in both",
+    index_storage: Literal["packed", "float32", "bfloat16"] = Field(
+        default="packed",
+        description="of vectors in an ivf index; packed is the smallest and fastest, scores are exact in all",
     )
     tf_serving: str = Field(default="2.18", pattern=r"^\d+\.\d+$", description="oldest TF Serving that must run it")
     largest_metric_loss: float = Field(

@@ -9,8 +9,9 @@ import tensorflow as tf
 
 from tfrec.artifact import indexed
 from tfrec.artifact.indexed import Found, Plan
-from tfrec.artifact.ivf import LOWEST, Allowed, among, best_of
+from tfrec.artifact.ivf import Allowed, among, best_of
 from tfrec.artifact.options import RETRIEVAL
+from tfrec.artifact.stored import LOWEST
 from tfrec.artifact.take import take
 
 SHORTLIST = 500  # items that each part brings forward, or four times what is asked for

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 
 MOST = 512  # items of a bucket
+SURE = 4  # buckets from whose products the others' distance is counted
 _BRANCH = 128  # clusters that a set is split into at a time
 _SAMPLE = 256  # rows a cluster that k-means learns from
 _STEPS = 8
-_PASSES = 3  # over all items with all centroids
+_PASSES = 5  # over all items with all centroids
+_ASKED = 500  # queries that a distance is counted with
+_ROUNDING = 1e-5  # of products
+_BEYOND = 3.0  # products of unit vectors are at most 2 apart
 _SCORES = 2**23  # floats of scores at a time
 
 
@@ -42,7 +46,7 @@ def build(vectors: np.ndarray, items: np.ndarray, size: int, seed: int = 0) -> B
     """Clusters items.
 
     k-means splits a set of n into n / size clusters, at most 128 at a time, and each of these again, until a cluster
-    has about ``size`` rows; then, three times, every item goes to the nearest centroid of all, argmax v·c. What is
+    has about ``size`` rows; then, five times, every item goes to the nearest centroid of all, argmax v·c. What is
     larger than 512 is divided by number, so that no query looks at more items a bucket. Vectors of zeros, which are
     near nothing, have buckets of their own. Source: the inverted file of Jégou et al. 2011, doi 10.1109/TPAMI.2010.57.
 
@@ -81,6 +85,53 @@ def remove(buckets: Buckets, items: np.ndarray) -> Buckets:
     """Takes items out."""
     kept = ~np.isin(buckets.items, items)
     return _sorted(buckets.centroids, buckets.items[kept], buckets.labels[kept])
+
+
+def in_rows(buckets: Buckets, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Items in rows of ``width`` that never cross buckets, int32 [W, width] with 0 in places that are left over.
+
+    Returns:
+        the rows, and int32 [P+1]: bucket p has rows starts[p] : starts[p+1].
+    """
+    starts = np.append(0, np.cumsum(-(-buckets.sizes // width))).astype(np.int32)
+    items = np.zeros(starts[-1] * width, np.int32)
+    before = np.repeat(starts[:-1] * width - buckets.starts[:-1], buckets.sizes)
+    items[before + np.arange(len(buckets.items))] = buckets.items
+    return items.reshape(-1, width), starts
+
+
+def from_rows(centroids: np.ndarray, items: np.ndarray, starts: np.ndarray) -> Buckets:
+    """The inverse of :func:`in_rows`."""
+    label = np.repeat(np.arange(len(centroids)), np.diff(starts[: len(centroids) + 1]) * items.shape[1])
+    return _sorted(centroids, items[items > 0], label[items.reshape(-1) > 0])
+
+
+def behind(centroids: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """How far behind a query's fourth largest product with a centroid the others are, max(c₄·q - c·q, 0) / |q|.
+
+    Args:
+        centroids: float32 [P, d].
+        queries: float32 [Q, d].
+
+    Returns:
+        float32 [Q, P].
+    """
+    products = _unit(queries) @ centroids.T
+    sure = min(SURE, len(centroids))
+    return np.maximum(-np.partition(-products, sure - 1, axis=1)[:, sure - 1, None] - products, 0)
+
+
+def reaches(centroids: np.ndarray, queries: np.ndarray) -> np.ndarray:
+    """Distances within which queries have 1 to P buckets on average, float32 [P]; within the last all of them.
+
+    Args:
+        centroids: float32 [P, d].
+        queries: float32 [Q, d], of which 500 are used.
+    """
+    some = queries[:: max(len(queries) // _ASKED, 1)]
+    reach = np.sort(behind(centroids, some), axis=None)[len(some) - 1 :: len(some)]
+    reach += _ROUNDING * (reach > 0)  # as the graph computes in another order
+    return np.append(reach[: len(centroids) - 1], _BEYOND).astype(np.float32)
 
 
 def _sorted(centroids: np.ndarray, items: np.ndarray, label: np.ndarray) -> Buckets:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tfrec.artifact.buckets import Buckets
-from tfrec.artifact.ivf import IVF, LOWEST, Allowed, Storage
+from tfrec.artifact.ivf import IVF, Allowed, Found
 from tfrec.artifact.scan import Scan
+from tfrec.artifact.stored import LOWEST, Storage
 
-Found = tuple[tf.Tensor, tf.Tensor]
-"""Scores and items [B, C], the best first; the lowest float32 and 0 where there is none."""
 PROBING = "_nprobe"  # ends the names of signatures that are told how many buckets to look into
 
 
@@ -23,15 +23,13 @@ class Plan:
 
     Args:
         buckets: of an inverted file; None = an exact scan.
-        nprobe: buckets that are looked into unless a request says otherwise.
-        storage: of the vectors in the buckets.
-        reach: see :class:`tfrec.artifact.ivf.IVF`.
+        nprobe, storage, reach: see :class:`tfrec.artifact.ivf.IVF`.
     """
 
     buckets: Buckets | None = None
     nprobe: int = 1
-    storage: Storage = "float32"
-    reach: float | None = None
+    storage: Storage = "packed"
+    reach: np.ndarray | None = None
 
     @property
     def approximate(self) -> bool:

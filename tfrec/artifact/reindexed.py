@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from tfrec.artifact import buckets
+from tfrec.artifact import buckets, ivf
 from tfrec.artifact.blended import moments
-from tfrec.artifact.buckets import Buckets
+from tfrec.artifact.stored import storage_of
 from tfrec.artifact.variables import read_variables
 from tfrec.errors import ArtifactError
 from tfrec.evaluation.whitening import Whitening
@@ -33,14 +33,14 @@ def indexes(
     """
     changed: dict[str, np.ndarray] = {}
     for index, table in _OF.items():
-        names = [f"{index}/{name}" for name in ("centroids", "items", "starts", "rows", "columns")]
+        names = [f"{index}/{name}" for name in (*ivf.HELD, "reach", "columns")]
         held = {name.split("/")[1]: value for name, value in read_variables(path, names).items()}
         _check_form(path, held)
         if held:
-            before = Buckets(held["centroids"].T, held["items"], held["starts"])
+            before = buckets.from_rows(*(held[name] for name in ("centroids", "items", "starts")))
             after = buckets.insert(buckets.remove(before, np.append(moved, delisted)), catalogue[table], moved)
-            rows = catalogue[table][after.items].astype(held["rows"].dtype)
-            changed |= zip(names, (after.centroids.T, after.items, after.starts, rows), strict=False)
+            stored = ivf.contents(after, catalogue[table], storage_of(held["rows"]))
+            changed |= {f"{index}/{name}": value for name, value in stored.items()}
     compared = "blend_texts" if "blend_texts" in catalogue else "text_vectors"
     sums = {"blended/item_moments": "item_vectors", "blended/text_moments": compared}
     held = read_variables(path, sums)
@@ -51,8 +51,8 @@ def _check_form(path: Path, held: Mapping[str, np.ndarray]) -> None:
     advice = "Export the run again with this tfrec"
     if "columns" in held:
         raise ArtifactError(f"an exact scan must read item_vectors; that of {path} has a copy of them", advice=advice)
-    if "items" in held and "starts" not in held:
-        raise ArtifactError(f"an inverted file must have lists; that of {path} has padded buckets", advice=advice)
+    if "items" in held and "reach" not in held:
+        raise ArtifactError(f"an inverted file must know its reach; that of {path} has another form", advice=advice)
 
 
 def put_blend_texts(path: Path, catalogue: Mapping[str, np.ndarray], moved: np.ndarray) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import tensorflow as tf
 
-from tfrec.artifact.ivf import LOWEST, Allowed, among, best_of
+from tfrec.artifact.ivf import Allowed, among, best_of
+from tfrec.artifact.stored import LOWEST
 from tfrec.artifact.take import take
 
 GROUP = 64  # of top_k
