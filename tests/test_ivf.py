@@ -92,6 +92,17 @@ def test_near_buckets_are_looked_into(nprobe: int, rows: int) -> None:
         assert sorted(found[found > 0].tolist()) == sorted(BUCKETS.items[np.isin(BUCKETS.labels, near)].tolist())
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_query_of_zeros_looks_into_as_many_buckets_as_told(storage: Storage, rows: int) -> None:
+    query, nothing = np.zeros((rows, WIDTH), np.float32), tf.zeros([rows, 0], tf.int32)
+    for nprobe in (1, 7, 999):
+        found, items = INDEXES[storage].search(tf.constant(query), nothing, tf.constant(ITEMS), tf.constant(nprobe))
+        wanted = BUCKETS.items[BUCKETS.labels < nprobe]
+        for row, scores in zip(items.numpy(), found.numpy(), strict=True):
+            assert sorted(row[row > 0].tolist()) == sorted(wanted.tolist()) and not scores[row > 0].any()
+
+
 @pytest.mark.parametrize("storage", list(INDEXES))
 def test_a_query_alone_is_answered_as_among_others(storage: Storage) -> None:
     query, dropped = whole_numbers(4, 7), np.arange(8, dtype=np.int32).reshape(4, 2)

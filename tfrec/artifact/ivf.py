@@ -80,7 +80,10 @@ class IVF(tf.Module):
         # Of the best of each row alone: directions that share a row point far apart.
         sure = tf.math.top_k(best, tf.minimum(nprobe, min(SURE, -(-buckets // self._stored.width)))).values[:, -1:]
         reach = take(self.reach, tf.minimum(nprobe, buckets) - 1)
-        return tf.where(tf.concat(fields, axis=1) >= sure - self._stored.within(reach, query))
+        products = tf.concat(fields, axis=1)
+        # To a query of zeros all are as near: some will do.
+        directed = tf.reduce_any(asked != 0, axis=1, keepdims=True) | (tf.range(tf.shape(products)[1]) < nprobe)
+        return tf.where((products >= sure - self._stored.within(reach, query)) & directed)
 
     def _look(self, asked: tf.Tensor, near: tf.Tensor, batch: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         """Places int32 [B, W] of the rows of buckets, and their products; without meaning where a query has fewer."""
