@@ -99,6 +99,22 @@ def test_the_recall_that_is_asked_for_is_reached_with_few_buckets(how: str) -> N
     assert more is not None and more.nprobe > plan.nprobe
 
 
+def test_where_rounding_loses_too_much_vectors_are_stored_as_they_are() -> None:
+    """One vector is so long that with its scale all others are rounded to nothing."""
+    table = VECTORS[:3000].copy()
+    table[1] *= 10_000
+    plan, about = make_plan(table, QUERIES[:20], Wish("ivf", 0.9))
+    assert plan is not None and plan.buckets is not None
+    assert plan.storage == about["storage"] == "float32"
+    assert about["recall@100"] >= 0.9 and plan.nprobe < len(plan.buckets.centroids)
+
+
+def test_without_queries_all_buckets_are_looked_into() -> None:
+    plan, about = make_plan(VECTORS[:3000], QUERIES[:0], Wish("ivf"))
+    assert plan is not None and plan.buckets is not None
+    assert plan.nprobe == len(plan.buckets.centroids) and about["looked_at"] == 2999
+
+
 def test_auto_scans_what_does_not_cluster() -> None:
     """In 64 dimensions the nearest of random directions lie everywhere."""
     noise = np.random.default_rng(0).normal(size=(12_001, 64)).astype(np.float32)

@@ -12,7 +12,7 @@ _BRANCH = 128  # clusters that a set is split into at a time
 _SAMPLE = 256  # rows a cluster that k-means learns from
 _STEPS = 8
 _PASSES = 5  # over all items with all centroids
-_ASKED = 500  # queries that a distance is counted with
+_ASKED = 500  # queries at least that a distance is counted with, if there are so many
 _ROUNDING = 1e-5  # of products
 _BEYOND = 3.0  # products of unit vectors are at most 2 apart
 _SCORES = 2**23  # floats of scores at a time
@@ -126,7 +126,7 @@ def reaches(centroids: np.ndarray, queries: np.ndarray) -> np.ndarray:
 
     Args:
         centroids: float32 [P, d].
-        queries: float32 [Q, d], of which 500 are used.
+        queries: float32 [Q, d]; of 1,000 and more some are used, 500 at least.
     """
     some = queries[:: max(len(queries) // _ASKED, 1)]
     reach = np.sort(behind(centroids, some), axis=None)[len(some) - 1 :: len(some)]

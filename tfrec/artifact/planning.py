@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -90,7 +90,9 @@ def _reaching(buckets: Buckets, vectors: np.ndarray, queries: np.ndarray, wish: 
     while not enough(high) and high < count:
         low, high = high, min(2 * high, count)
     if not enough(high):
-        return Plan(buckets, count, "float32", tuning.reach), tuning.probes(count, 1.0)
+        if wish.storage != "float32":
+            return _reaching(buckets, vectors, queries, replace(wish, storage="float32"))
+        return Plan(buckets, count, wish.storage, tuning.reach), tuning.probes(count, float(shares(count).mean()))
     while high - low > max(_CLOSE * high, 1):
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
