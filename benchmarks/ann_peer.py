@@ -41,7 +41,7 @@ def faiss_ivf(vectors: np.ndarray) -> Iterator[tuple[str, Search]]:
     index.train(vectors[:: max(len(vectors) // 200_000, 1)])
     index.add(vectors)
     faiss.omp_set_num_threads(1)
-    for nprobe in (8, 16, 32, 64, 96, 128, 192, 256, 384, 512, 1024, 4096):
+    for nprobe in (8, 16, 24, *range(32, 256, 16), *range(256, 1024, 64), 1024, 4096):
         index.nprobe = nprobe
         yield f"nprobe {nprobe}", lambda query: index.search(query, 100)[1][0]
 
@@ -54,7 +54,7 @@ def hnsw(vectors: np.ndarray) -> Iterator[tuple[str, Search]]:
     index.init_index(len(vectors), M=16, ef_construction=100)
     index.add_items(vectors, num_threads=2)
     index.set_num_threads(1)
-    for ef in (100, 150, 200, 300, 400, 600, 800, 1200, 2000, 4000):
+    for ef in (100, 150, *range(200, 1000, 100), *range(1000, 2000, 200), *range(2000, 4001, 500)):
         index.set_ef(ef)
         yield f"ef {ef}", lambda query: index.knn_query(query, 100)[0][0]
 

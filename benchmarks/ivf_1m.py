@@ -3,8 +3,8 @@
 Both are SavedModels of core ops, batch 1, best 100, each in a process of its own that loads it as tfrec's server does:
 a request runs in its caller's thread, and ``--threads`` of them compute an op. The vectors lie around 10,000 Gaussian
 centres, within which they vary as much as the centres do, of shares 1 / rank; ``--zipf`` takes another exponent,
-``--vectors`` vectors that were trained (an .npy file [N, 64], some rows of which become the queries). ``nprobe`` is
-chosen on other queries than those that recall is measured on. Brute force is a matrix product and top_k; the exact scan
+``--vectors`` what ``train_million.py`` has trained, with its users as queries. ``nprobe`` is chosen on other queries
+than those that recall is measured on. Brute force is a matrix product and top_k; the exact scan
 that tfrec serves is measured beside it. ``--peer`` measures faiss or hnswlib too, as they are, in an environment of
 their own that has them and numpy:
 
@@ -70,7 +70,7 @@ def parse() -> argparse.Namespace:
     parser = arguments(str(__doc__), EXAMPLE)
     parser.add_argument("--items", type=int, default=1_000_000)
     parser.add_argument("--zipf", type=float, default=1.0, help="exponent of the shares of centres")
-    parser.add_argument("--vectors", type=Path, help="an .npy file of trained vectors")
+    parser.add_argument("--vectors", type=Path, help="an .npz file of items [N, 64] and queries [2000, 64]")
     parser.add_argument("--storage", choices=["packed", "float32", "bfloat16"], default="packed")
     parser.add_argument("--recall", type=float, default=0.953, help="on tuning queries; others may find a little less")
     parser.add_argument("--threads", type=int, default=1, help="of an op; 0 = as many as processors")
@@ -110,10 +110,9 @@ def asked(index: IVF | Scan, query: tf.Tensor) -> Found:
 
 
 def trained(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Unit vectors of a file: a catalogue, and rows that are left out of it as queries."""
-    rows = np.random.default_rng(0).permutation(np.load(path)).astype(np.float32)
-    rows /= np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
-    return np.concatenate([np.zeros((1, rows.shape[1]), np.float32), rows[2 * QUERIES :]]), rows[: 2 * QUERIES]
+    """Vectors of items, behind a row of zeros, and of queries that :mod:`train_million` has written."""
+    with np.load(path) as file:
+        return np.pad(file["items"], [(1, 0), (0, 0)]), file["queries"]
 
 
 def measure_peer(options: object, file: Path, vectors: np.ndarray, queries: np.ndarray, best: np.ndarray) -> None:
