@@ -49,7 +49,7 @@ query: .venv/installed ## ask a running server (TARGET=localhost:8500/ml100k ASK
 	$(BIN)/tfrec query $(TARGET) $(ASK)
 
 test: .venv/tested ## quick tests, about 33 CPU-minutes
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+	TF_NUM_INTRAOP_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: .venv/tested ## everything else: real weights, kills, older TensorFlow releases
 	$(BIN)/python -m pytest -q -m slow

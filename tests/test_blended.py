@@ -42,6 +42,7 @@ TEXTS = {
     "whitened texts": whiten(VECTORS),
     "texts of its own": np.random.default_rng(1).normal(size=(len(ITEMS) + 1, 3)).astype(np.float32),
 }
+QUICK = "whitened texts"
 
 
 def make_blend(texts: np.ndarray, new: int = 0) -> Blend:
@@ -71,7 +72,9 @@ def blended_parts(blend: Blend, plan: Plan | None) -> Parts:
     )
 
 
-@pytest.fixture(scope="module", params=TEXTS)
+@pytest.fixture(
+    scope="module", params=[pytest.param(name, marks=() if name == QUICK else pytest.mark.slow) for name in TEXTS]
+)
 def pairs(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[list[Servable]]]:
     """Of each version, one with all scores and one with an index; the second has new items."""
     asked = [("similar", {"item_id": strings(["a"]), "exclude": np.empty((1, 0), object), "k": np.int32(2)})]
@@ -157,6 +160,7 @@ def test_a_reindexed_version_equals_an_export_of_all_items(tmp_path: Path) -> No
         servable.close()
 
 
+@pytest.mark.slow
 def test_a_cascade_reads_of_an_index_what_it_reads_of_all_scores(tmp_path: Path) -> None:
     blend, answers = make_blend(VECTORS), []
     stages = make_cascade().cascade

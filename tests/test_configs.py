@@ -15,6 +15,9 @@ from tfrec.config import Config, load, validate
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.toml"))
 NAMES = [path.name for path in CONFIGS]
+# A retrieval model, a ranker, and one behind the other.
+QUICK = ("ml100k.toml", "ml100k_ctr.toml", "online_retail_cascade.toml")
+STEPS = [pytest.param(p, id=p.name, marks=() if p.name in QUICK else pytest.mark.slow) for p in CONFIGS]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
@@ -31,7 +34,7 @@ def test_its_header_gives_the_command(path: Path) -> None:
     assert f"tfrec train configs/{path.name}" in head
 
 
-@pytest.mark.parametrize("path", CONFIGS, ids=NAMES)
+@pytest.mark.parametrize("path", STEPS)
 def test_it_takes_a_training_step(path: Path, tmp_path: Path, cache: Path) -> None:
     from tfrec import pipeline
 

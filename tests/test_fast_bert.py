@@ -221,6 +221,7 @@ def titles() -> list[str]:
     return items.title.fill_null("").to_pyarrow().to_pylist()
 
 
+@pytest.mark.slow
 def test_real_weights_on_real_titles(minilm: str, titles: list[str]) -> None:
     ids = Tokenizer(minilm, 32)([*titles[:600], ""]).numpy()
     keras.utils.set_random_seed(0)

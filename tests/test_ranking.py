@@ -263,7 +263,11 @@ def test_no_items_give_no_scores_and_odd_shapes_are_refused(servable: Servable) 
             {"head": "mmoe", "tasks": [{"positive": 4.0}, {"name": "paid", "column": "paid", "kind": "value"}]},
             marks=pytest.mark.slow,
         ),
-        ("dlrm", {"tasks": [{"name": "paid", "column": "paid", "kind": "value"}], "monitor": "spearman"}),
+        pytest.param(
+            "dlrm",
+            {"tasks": [{"name": "paid", "column": "paid", "kind": "value"}], "monitor": "spearman"},
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], tmp_path: Path) -> None:

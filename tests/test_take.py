@@ -22,8 +22,12 @@ PLANS = {"all scores": None, "scan": Plan(), "packed": Plan(BUCKETS, 1)}
 PLANS |= {storage: Plan(BUCKETS, 1, storage) for storage in ("float32", "bfloat16")}
 
 
-@pytest.mark.parametrize("plan", PLANS)
-@pytest.mark.parametrize("make", [make_parts, make_cascade])
+CASES = [(make_parts, plan) for plan in PLANS]
+CASES += [(make_cascade, "packed")]
+CASES += [pytest.param(make_cascade, plan, marks=pytest.mark.slow) for plan in PLANS if plan != "packed"]
+
+
+@pytest.mark.parametrize("make, plan", CASES)
 def test_no_table_of_an_artefact_is_copied(make, plan, tmp_path: Path) -> None:
     write_model(replace(make(), item_plan=PLANS[plan], text_plan=PLANS[plan]), tmp_path / "1", {})
     assert copied(tmp_path / "1") == []

@@ -35,7 +35,7 @@ CASES |= {
     "bpr": {"kind": "din", "tasks": (Task(name="like", loss="bpr"),), "negatives": 2},
     "listwise": {"kind": "transformer", "tasks": (Task(name="like", loss="listwise"),), "negatives": 2},
 }
-QUICK = ["dcn", "mmoe head"]
+QUICK = ["dcn"]
 OPTIMIZERS = ["lazy_adam", "sparse_adagrad", "rowwise_adagrad", "adamw"]
 # Their losses do not see what shifts all candidates alike, so that rounding is the gradient of some biases: SGD leaves
 # it as small as it is, the others make a whole step of it.
