@@ -4,9 +4,9 @@ Both are SavedModels of core ops, batch 1, best 100, each in a process of its ow
 a request runs in its caller's thread, and ``--threads`` of them compute an op. The vectors lie around 10,000 Gaussian
 centres, within which they vary as much as the centres do, of shares 1 / rank; ``--zipf`` takes another exponent,
 ``--vectors`` what ``train_million.py`` has trained, with its users as queries. ``nprobe`` is chosen on other queries
-than those that recall is measured on. Brute force is a matrix product and top_k; the exact scan
-that tfrec serves is measured beside it. ``--peer`` measures faiss or hnswlib too, as they are, in an environment of
-their own that has them and numpy:
+than those that recall is measured on. Brute force is a matrix product and top_k; the exact scan that tfrec serves is
+measured beside it. ``--peer`` measures faiss or hnswlib too, as they are, in an environment of their own that has them
+and numpy:
 
     python3 -m venv ann-env && ann-env/bin/pip install faiss-cpu hnswlib numpy
 """

@@ -19,11 +19,9 @@ from step_scaling import settings
 from tfrec.config import validate
 from tfrec.models.two_tower import TwoTower
 from tfrec.training import retrieval
-from tfrec.training.loop import Trainer
-from tfrec.training.optimizers import make_optimizer
 
 GROUPS, OWN, EVENTS = 10_000, 4, 40  # groups of a user, events of a user
-QUERIES, LENGTH, NEAREST = 2_000, 20, 100
+QUERIES, NEAREST = 2_000, 100
 EXAMPLE = "python benchmarks/train_million.py vectors.npz && python benchmarks/ivf_1m.py --vectors vectors.npz"
 
 
@@ -73,14 +71,8 @@ def train(world: World, epochs: int) -> TwoTower:
     user, item = np.repeat(np.arange(1, users + 1, dtype=np.int32), EVENTS), world.seen.reshape(-1).astype(np.int32)
     events = {"user": user, "item": item, "split": np.zeros(len(item), np.int8)}
     data = retrieval.RetrievalData(events, users, items, {}, columns, {"category": GROUPS + 1})
-    model = retrieval.build(config, data)
-    model.compile(optimizer=make_optimizer(config.train))
-    model.optimizer.build(model.trainable_variables)
-    batches = retrieval._batches(config, data, (0,))
-    objective = retrieval._objective(config, data, model, batches)
     with tempfile.TemporaryDirectory() as folder:
-        Trainer(model, objective, batches, tf.distribute.get_strategy(), Path(folder)).fit(epochs)
-    return model
+        return retrieval._train(config, data, (0, 1), epochs, Path(folder), ())[0]
 
 
 def item_vectors(model: TwoTower, items: int) -> np.ndarray:
@@ -92,8 +84,8 @@ def item_vectors(model: TwoTower, items: int) -> np.ndarray:
 def user_vectors(model: TwoTower, seen: np.ndarray) -> np.ndarray:
     """Unit vectors float32 [Q, 64] of what users looked at last."""
     user = np.arange(1, len(seen) + 1, dtype=np.int32)
-    history = {"history": tf.constant(seen[:, -LENGTH:], tf.int32), "user": tf.constant(user)}
-    return np.asarray(model(history))[:, -1]
+    history = tf.constant(seen[:, -model.settings.history_length :], tf.int32)
+    return np.asarray(model({"history": history, "user": tf.constant(user)}))[:, -1]
 
 
 def tell(items: np.ndarray, queries: np.ndarray, world: World) -> None:

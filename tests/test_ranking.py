@@ -254,20 +254,15 @@ def test_no_items_give_no_scores_and_odd_shapes_are_refused(servable: Servable) 
 # Tasks, heads, and what is refused
 
 
+PAID = {"name": "paid", "column": "paid", "kind": "value"}
+
+
 @pytest.mark.parametrize(
     ("kind", "ranker"),
     [
         ("wide_deep", {"head": "esmm", "tasks": [{"positive": 4.0}, {"name": "buy", "column": "bought"}]}),
-        pytest.param(
-            "dcn",
-            {"head": "mmoe", "tasks": [{"positive": 4.0}, {"name": "paid", "column": "paid", "kind": "value"}]},
-            marks=pytest.mark.slow,
-        ),
-        pytest.param(
-            "dlrm",
-            {"tasks": [{"name": "paid", "column": "paid", "kind": "value"}], "monitor": "spearman"},
-            marks=pytest.mark.slow,
-        ),
+        pytest.param("dcn", {"head": "mmoe", "tasks": [{"positive": 4.0}, PAID]}, marks=pytest.mark.slow),
+        pytest.param("dlrm", {"tasks": [PAID], "monitor": "spearman"}, marks=pytest.mark.slow),
     ],
 )
 def test_tasks_and_heads_take_the_same_road(kind: str, ranker: dict[str, Any], tmp_path: Path) -> None:
